@@ -181,8 +181,9 @@ def visit(browser, server, ready):
     page.on("response", lambda answer: page.seen["failed"].append(answer.url) if answer.status >= 400 else None)
     page.on("console", lambda line: page.seen["errors"].append(line.text) if line.type == "error" else None)
     page.on("pageerror", lambda error: page.seen["errors"].append(str(error)))
+    page.set_default_timeout(90_000)
     page.goto(server + ADDRESS)
-    page.wait_for_selector(ready, timeout=60_000)
+    page.wait_for_selector(ready)
     return page
 
 

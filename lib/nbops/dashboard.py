@@ -154,6 +154,7 @@ def header_section(report: Report) -> widgets.HTML:
     fresh = "".join(
         f"<div>{name} <b>{html.escape(_time(summary.get(key)))}</b></div>"
         for name, key in (("Data through", "as_of"), ("Report built", "created"))
+        if summary.get(key)
     )
     return widgets.HTML(
         f'<header class="nb-head"><div><div class="nb-eyebrow">Model monitoring · {html.escape(plots.period_label(summary["period"]))}'
@@ -227,7 +228,7 @@ def _drift_kpi(report):
     counts = counts.groupby("period")[["drift", "watch"]].sum()
     drift, watch = (int(n) for n in counts.iloc[-1])
     total = table.loc[table["period"] == counts.index[-1], "feature"].nunique()
-    status = ("Drift", "act") if drift else ("Watch", "watch") if watch else ("Stable", "good")
+    status = ("Drifted", "watch") if drift else ("Watch", "watch") if watch else ("Stable", "good")
     detail = f"{watch or 'none'} more to watch in {plots.period_label(counts.index[-1])}"
     return pages.kpi("Features drifted", str(drift), f"of {total}", detail, status=status, series=counts["drift"].astype(float))
 
@@ -511,8 +512,9 @@ def versions_card(report: Report, *, newest: int = 12) -> widgets.VBox:
     """
     table = report.tables["versions"].sort_values("version", ascending=False)
     champion = report.summary["champion"]
-    title = "No model serves yet"
-    if champion:
+    release = report.summary.get("release") or {}
+    title = f"Version {release['version']} serves from now on" if release.get("released") else "No model serves yet"
+    if champion and not release.get("released"):
         released = champion.get("released_in")
         when = "" if released in (None, "all") else f", released in {plots.period_label(released)}"
         title = f"Version {champion['version']} serves{when}"

@@ -8,10 +8,10 @@ __all__ = ['pill', 'sparkline', 'kpi', 'table', 'interval', 'set_head', 'card', 
 
 # %% ../../notebooks/lib/20_pages.ipynb #c003
 import html
+import json
 import logging
 import os
 import time
-import warnings
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -318,16 +318,26 @@ def notice(title: str, sentence: str, step: str = "", *, kind: str = "info") -> 
     )
 
 # %% ../../notebooks/lib/20_pages.ipynb #c041
-def wait_for_visitor() -> None:
-    """Return when someone opens the page; at once outside a preheated Voila kernel."""
+def wait_for_visitor(patience: float = 20.0) -> None:
+    """Return when someone opens the page; at once outside a preheated Voila kernel.
+
+    Parameters
+    ----------
+    patience : float
+        How long to listen on one connection before asking again [s].
+    """
     if os.environ.get("VOILA_PREHEAT") != "True":
         return
-    from voila.utils import wait_for_request
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
 
-    with warnings.catch_warnings(action="ignore"):
-        while "SERVER_SOFTWARE" not in os.environ:
-            wait_for_request()
-            time.sleep(0.05)
+    server = f"127.0.0.1:{os.environ['VOILA_APP_PORT']}{os.environ['VOILA_SERVER_URL']}"
+    while "SERVER_SOFTWARE" not in os.environ:
+        try:
+            with connect(f"ws://{server}voila/query/{os.environ['VOILA_KERNEL_ID']}", proxy=None) as socket:
+                os.environ.update(json.loads(socket.recv(timeout=patience)))
+        except (OSError, WebSocketException):  # nobody yet, or the server is not listening yet
+            time.sleep(0.2)
 
 # %% ../../notebooks/lib/20_pages.ipynb #c044
 def find_store(start=None) -> Path:

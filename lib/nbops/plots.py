@@ -9,6 +9,7 @@ __all__ = ['INK', 'MUTED', 'AXIS', 'GRID', 'ACCENT', 'GREY', 'GOOD', 'WATCH', 'A
            'model_comparison', 'calibration', 'scoreboard']
 
 # %% ../../notebooks/lib/18_plots.ipynb #c003
+import json
 import math
 
 import numpy as np
@@ -93,10 +94,11 @@ class _Figure(go.Figure):
     """A plotly figure that shows itself as JSON only and never embeds plotly's library."""
 
     _ipython_display_ = None
+    _repr_html_ = None
 
     def _repr_mimebundle_(self, *args, **kwargs):
         """Plotly's JSON, and the title as text."""
-        spec = self.to_plotly_json() | {"config": {"displayModeBar": False, "responsive": True}}
+        spec = json.loads(self.to_json()) | {"config": {"displayModeBar": False, "responsive": True}}
         return {"application/vnd.plotly.v1+json": spec, "text/plain": self.layout.title.text or "figure"}
 
 
@@ -166,7 +168,8 @@ def rows_by_period(table: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     table : pandas.DataFrame
-        Columns ``period``, ``table`` (str) and ``rows`` (int).
+        Columns ``period``, ``table`` (str) and ``rows`` (int). Tables without time, whose period is "all", are left out
+        beside others.
 
     Returns
     -------
@@ -180,6 +183,8 @@ def rows_by_period(table: pd.DataFrame) -> go.Figure:
     _need(table, "rows_by_period", "period", "table", "rows")
     if table.empty:
         return _empty("No rows yet", "No period has been ingested.")
+    timeless = table["period"].astype(str) == "all"
+    table = table if timeless.all() else table[~timeless]
     totals = table.groupby("period", sort=True)["rows"].sum()
     title = f"{period_label(totals.index[-1])} brought {number(totals.iloc[-1])} rows"
     if len(totals) > 1 and totals.iloc[-2] > 0:
@@ -213,8 +218,10 @@ def quarantine(table: pd.DataFrame) -> go.Figure:
     if part.empty:
         return _empty("No row was quarantined", "Every row met the contract.")
     worst = part.iloc[-1]
-    total, top = number(table["rows"].sum()), number(worst["rows"])
-    title = f"{total} rows quarantined, {top} of them by '{_short(worst['rule'], 40)}'"
+    total, top = int(table["rows"].sum()), int(worst["rows"])
+    share = "all" if top == total else f"{number(top)} of them"
+    many = "1 row quarantined," if total == 1 else f"{number(total)} rows quarantined, {share}"
+    title = f"{many} by '{_short(worst['rule'], 40)}'"
     names = [f"{_short(t, 16)} · {_short(r, 38)}" for t, r in zip(part["table"], part["rule"], strict=True)]
     figure = _figure(title, height=130 + 30 * len(part), x="Rows")
     figure.add_bar(x=part["rows"], y=names, orientation="h", marker_color=WATCH, text=[number(v) for v in part["rows"]],
@@ -413,7 +420,7 @@ def performance(table: pd.DataFrame, metric: str) -> go.Figure:
     if champion.empty:
         return _empty("Performance is not known yet", "No labels have arrived for a period a model has scored.")
     figure = _period_axis(_figure(_performance_title(champion, name, metric), x="Period", y=name), champion["period"])
-    values = pd.concat([champion[metric], first[metric], champion["limit"].dropna()]).astype(float)
+    values = np.concatenate([part.dropna().to_numpy(float) for part in (champion[metric], first[metric], champion["limit"])])
     spread = max(values.max() - values.min(), 0.02 * abs(values.max()), 1e-6)
     bottom, top = values.min() - 0.3 * spread, values.max() + 0.25 * spread
     _limit_area(figure, champion, bottom)
@@ -504,8 +511,10 @@ def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
         figure.add_bar(x=list(range(len(part))), y=100 * part[column], name=name, width=width, customdata=part["bin"],
                        marker={"color": color, "opacity": 0.42 if color == GREY else 1},
                        hovertemplate="%{y:.1f} %")  # fmt: skip
-    step = max(1, math.ceil(len(part) / 7))
-    return figure.update_xaxes(tickangle=0, tickvals=list(range(len(part)))[::step], ticktext=[_short(b, 12) for b in part["bin"]][::step])
+    labels = [_short(label, 22).replace(" to ", "<br>to ") for label in part["bin"]]
+    width = max(len(line) for label in labels for line in label.split("<br>"))
+    step = math.ceil(len(part) / max(2, 50 // (width + 2)))
+    return figure.update_xaxes(tickangle=0, tickvals=list(range(len(part)))[::step], ticktext=labels[::step])
 
 # %% ../../notebooks/lib/18_plots.ipynb #c048
 def decision(reasons: pd.DataFrame) -> go.Figure:
@@ -653,7 +662,7 @@ def scoreboard(table: pd.DataFrame) -> go.Figure:
     for name, low, high, color in zip(labels, part["low"], part["high"], colors, strict=True):
         figure.add_scatter(x=[low, high], y=[name] * 2, mode="lines", line={"color": color, "width": 4}, opacity=0.45, hoverinfo="skip")
     words = [f"{number(a)} against {number(b)}: {s}" for a, b, s in zip(part["candidate"], part["champion"], part["status"], strict=True)]
-    shapes = part["status"].map({"fail": "diamond"}).fillna("circle").tolist()
+    shapes = part["status"].map({"fail": "diamond"}).fillna("circle")
     figure.add_scatter(x=part["difference"], y=labels, mode="markers", marker={"color": colors, "size": 12, "symbol": shapes},
                        customdata=words, hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
     return figure.update_layout(showlegend=False).update_yaxes(categoryorder="array", categoryarray=labels)

@@ -151,6 +151,9 @@ def fetch_model(project: Project, store: str | Path, model_uri: str) -> Path:
     InputError
         If MLflow does not know the model, or its file is gone.
     """
+    local = Path(store) / 'artifacts' / 'models' / model_uri.removeprefix('models:/') / 'artifacts' / 'model.skops'
+    if local.is_file():
+        return local
     mlflow = open_tracking(project, store)
     try:
         file = Path(mlflow.artifacts.download_artifacts(model_uri)) / 'model.skops'
