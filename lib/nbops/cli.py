@@ -86,11 +86,11 @@ class Progress:
 
     def stage(self, period: str, stage: str, seconds: float | None) -> None:
         """Takes note of a stage that starts (seconds is None) or is done."""
-        from datetime import datetime, timezone
+        from datetime import UTC, datetime
 
         self.bar.update(self.task, description=f'{period} {stage}', advance=0 if seconds is None else 1)
         if seconds is not None and not self.quiet and not self.console.is_terminal:
-            now = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+            now = datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
             click.echo(f'{now} {period} {stage:<12} {"up to date" if seconds == 0 else f"{seconds:5.1f} s"}', err=True)
 
     def line(self, text: str) -> None:

@@ -189,13 +189,16 @@ class Features(Part):
 
 # %% ../../notebooks/lib/00_config.ipynb #69c06535
 class Validation(Part):
-    """When bad rows stop the pipeline. `max_quarantined` is a share of the period's rows, per table."""
+    """When bad rows stop the pipeline.
+
+    `max_quarantined` is a share of the period's rows, per table.
+    """
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
 # %% ../../notebooks/lib/00_config.ipynb #4108ce78
 class Training(Part):
-    """Which model families compete, on how much data, and how many rows are held out for the verdict."""
+    """Which model families compete, and how many rows are held out for the verdict."""
 
     families: list[str] = ['linear', 'hist_gradient_boosting']
     holdout_days: int = Field(14, ge=1)
@@ -204,7 +207,10 @@ class Training(Part):
 
 # %% ../../notebooks/lib/00_config.ipynb #5db029e9
 class Gates(Part):
-    """What a candidate must reach. `min_metric` is a floor, `min_gain` the smallest advance over the champion."""
+    """What a candidate must reach.
+
+    `min_metric` is a floor, `min_gain` the smallest advance over the champion.
+    """
 
     min_metric: float | None = None
     min_gain: float = 0.0
@@ -212,7 +218,11 @@ class Gates(Part):
 
 # %% ../../notebooks/lib/00_config.ipynb #92e311d0
 class Monitoring(Part):
-    """When a feature counts as drifted (population stability index) and how many rows the full report uses."""
+    """When a feature counts as drifted, and how much of the data is looked at.
+
+    `psi_watch` and `psi_drift` are values of the population stability index; `report_rows` bounds Evidently's report; `min_coverage` is the share
+    of a period's rows whose outcome must be known before performance is judged.
+    """
 
     psi_watch: float = 0.1
     psi_drift: float = 0.25
@@ -358,7 +368,7 @@ def as_of(project: Project, period: str) -> datetime | None:
 
 # %% ../../notebooks/lib/00_config.ipynb #a2400de8
 def label_cutoff(project: Project, period: str) -> datetime | None:
-    """Events up to this moment (UTC) have a known outcome when the period is run. None without time.
+    """Events up to this moment (UTC) have a known outcome; None without time.
 
     Parameters
     ----------

@@ -76,7 +76,8 @@ def column_types(contract: 'OpenDataContractStandard') -> dict[str, dict[str, st
     -------
     dict of dict
     """
-    return {table.name: {column.name: TYPES[column.logicalType] for column in table.properties or []} for table in contract.schema_ or []}
+    return {str(table.name): {str(column.name): TYPES[str(column.logicalType)] for column in table.properties or []}
+            for table in contract.schema_ or []}
 
 # %% ../../notebooks/lib/03_contracts.ipynb #0c74c979
 class Rule(BaseModel):
@@ -108,7 +109,7 @@ def rules(contract: 'OpenDataContractStandard', table: str) -> list[Rule]:
     columns = (schema.properties if schema else None) or []
     found = [Rule(table=table, column=column.name, sentence=sentence, expectation=expectation, arguments={'column': column.name, **arguments})
              for column in columns for sentence, expectation, arguments in _column_rules(column)]
-    key = [column.name for column in columns if column.primaryKey]
+    key = [str(column.name) for column in columns if column.primaryKey]
     if len(key) > 1:
         found.append(Rule(table=table, column=', '.join(key), sentence=f'({", ".join(key)}) is unique',
                           expectation='ExpectCompoundColumnsToBeUnique', arguments={'column_list': key}))
@@ -120,7 +121,8 @@ def rules(contract: 'OpenDataContractStandard', table: str) -> list[Rule]:
 
 def _column_rules(column: 'SchemaProperty') -> list[tuple[str, str, dict[str, Any]]]:
     """Sentence, expectation and arguments of each promise about one column."""
-    name, options, found = column.name, column.logicalTypeOptions or {}, []
+    name, options = column.name, column.logicalTypeOptions or {}
+    found: list[tuple[str, str, dict[str, Any]]] = []
     if column.required:
         found.append((f'{name} is not missing', 'ExpectColumnValuesToNotBeNull', {}))
     if column.unique and not column.primaryKey:
@@ -192,7 +194,7 @@ def _great_expectations(table: 'pd.DataFrame', promises: list[Rule]) -> dict[str
     import great_expectations as gx
 
     context = gx.get_context(mode='ephemeral')
-    context.variables.progress_bars = {'globally': False}
+    context.variables.progress_bars = {'globally': False}        # type: ignore[assignment]
     batch = context.data_sources.add_pandas('memory').add_dataframe_asset('table').add_batch_definition_whole_dataframe('all')
     suite = gx.ExpectationSuite(name=promises[0].table)
     for number, promise in enumerate(promises):
@@ -205,7 +207,7 @@ def _great_expectations(table: 'pd.DataFrame', promises: list[Rule]) -> dict[str
 
 # %% ../../notebooks/lib/03_contracts.ipynb #84dd3168
 def profile(table: 'pd.DataFrame', name: str) -> 'pd.DataFrame':
-    """One line per column: type, missing share, distinct values, smallest, median and largest value.
+    """One line per column: type, missing share, distinct values and range.
 
     Parameters
     ----------

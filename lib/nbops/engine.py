@@ -17,14 +17,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from . import registry
-from .config import ALL, InputError, Project, as_of, nearest, period_bounds, period_of, period_range
+from .config import ALL, InputError, Project, as_of, period_bounds, period_of, period_range
 from .ledger import record, records
 from .monitoring import report_before, report_folder
 from .sources import coverage, locate, write_json
@@ -115,7 +115,8 @@ def explain(stage: str, error: BaseException, notebook: Path) -> Exception:
     """
     import re
 
-    name, text, cause = type(error).__name__, str(error).strip(), error
+    name, text = type(error).__name__, str(error).strip()
+    cause: Any = error
     while cause is not None:
         if hasattr(cause, 'ename'):
             name, text = cause.ename, cause.evalue
@@ -347,7 +348,7 @@ def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[st
                      'products': {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in sorted((folder / name).glob('[!.]*')) if one.is_file()}}
               for name, seconds in result.stages.items()}
     facts = {'format': 1, 'period': result.period, 'parameters': env, 'stages': stages, 'seconds': round(result.seconds, 3),
-             'finished': datetime.now(timezone.utc).isoformat(timespec='seconds')}
+             'finished': datetime.now(UTC).isoformat(timespec='seconds')}
     write_json(facts, file)
     record(store, 'run', subject=f'{project.name}@{result.period}', payload={'parameters': env, 'ran': result.ran, 'seconds': round(result.seconds, 3)})
 
@@ -385,7 +386,7 @@ def replay(project: Project, first: str, last: str, *, store: str | None = None,
 
 # %% ../../notebooks/lib/15_engine.ipynb #17cc88d3
 def outcomes(project: Project, periods: list[str], *, store: str | None = None) -> list[dict[str, Any]]:
-    """One line per period: decision, champion, primary metric realized, and that of the model never retrained.
+    """What each period brought: decision, champion and realized primary metric.
 
     Parameters
     ----------

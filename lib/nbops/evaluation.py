@@ -122,7 +122,7 @@ def calibration(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame', *, bins:
 # %% ../../notebooks/lib/07_evaluation.ipynb #4f654646
 def paired_difference(kind: str, labels: 'pd.Series', candidate: 'pd.DataFrame', champion: 'pd.DataFrame', *, blocks: Any, seed: int,
                       draws: int = 200) -> tuple[float, float, float]:
-    """Primary metric of candidate less champion on the same rows, with a 90 % block-bootstrap interval.
+    """Primary metric of candidate less champion, with a 90 % block-bootstrap interval.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Check(BaseModel):
 
 # %% ../../notebooks/lib/07_evaluation.ipynb #01da374f
 class Verdict(BaseModel):
-    """All checks of one candidate; `passed` when none failed. Without a candidate `digest` is None."""
+    """All checks of one candidate; without a candidate `digest` is None."""
 
     model_config = ConfigDict(extra='forbid')
 

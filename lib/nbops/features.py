@@ -208,7 +208,7 @@ def _main_table(project: Project, connection: duckdb.DuckDBPyConnection) -> 'pd.
 
 # %% ../../notebooks/lib/04_features.ipynb #d77ba5fa
 def rows_of_period(project: Project, table: 'pd.DataFrame', period: str) -> 'pd.DataFrame':
-    """The rows of a feature table whose moment lies in a period; all rows without a time column.
+    """The rows whose moment lies in a period; all rows without a time column.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # %% ../../notebooks/lib/90_flights.ipynb #587814a8
 def add_moments(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the view `moments`: each flight with its identity, when it left and when its outcome was known.
+    """Makes the table `moments`: each flight, when it left, when its outcome was known.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def add_moments(connection: duckdb.DuckDBPyConnection) -> None:
 
 # %% ../../notebooks/lib/90_flights.ipynb #2ad559c1
 def add_history(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the table `history`: late rates of the last 28 days by carrier, route and flight, up to midnight.
+    """Makes the table `history`: late rates of the last 28 days, up to midnight.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def add_history(connection: duckdb.DuckDBPyConnection) -> None:
 
 # %% ../../notebooks/lib/90_flights.ipynb #a1aea3c2
 def add_live(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the table `live`: delays at the origin in the last hours before each scheduled departure.
+    """Makes the table `live`: delays at the origin in the hours before departure.
 
     Parameters
     ----------

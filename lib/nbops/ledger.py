@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def record(store: str | Path, kind: str, *, subject: str, payload: dict[str, Any
             return int(same['seq'])
         last = connection.execute('SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1').fetchone()
         seq, previous = (last['seq'] + 1, last['hash']) if last else (1, '')
-        time = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+        time = datetime.now(UTC).isoformat(timespec='milliseconds')
         fields = (seq, time, actor or getpass.getuser(), kind, subject, text)
         connection.execute('INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)', (*fields, previous, _chain(previous, *fields)))
         connection.execute('COMMIT')

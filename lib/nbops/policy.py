@@ -6,7 +6,7 @@
 __all__ = ['Reason', 'Decision', 'decide']
 
 # %% ../../notebooks/lib/11_policy.ipynb #a9254be1
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,7 +31,7 @@ class Reason(BaseModel):
 
 # %% ../../notebooks/lib/11_policy.ipynb #a5c82f32
 class Decision(BaseModel):
-    """What to do after a period: 'bootstrap' (there is no champion yet), 'keep' or 'retrain', with all reasons."""
+    """What to do after a period, with all reasons; 'bootstrap' when there is no champion."""
 
     model_config = ConfigDict(extra='forbid')
 
@@ -67,7 +67,8 @@ def decide(project: Project, champion: Version | None, performance: 'pd.DataFram
     if champion is None:
         reason = Reason(rule='no_champion', value=None, limit=None, fired=True, detail='there is no champion yet')
         return Decision(period=period, action='bootstrap', champion=None, reasons=[reason])
-    limits, name, line = project.retraining, PRIMARY[project.target.kind], {}
+    limits, name = project.retraining, PRIMARY[project.target.kind]
+    line: dict[str, Any] = {}
     if len(performance):
         served = performance[(performance['model'] == 'champion') & (performance['version'] == champion.version)]
         enough = served[served['coverage'] >= project.monitoring.min_coverage].sort_values('period')

@@ -7,12 +7,12 @@ __all__ = ['VERSION_COLUMNS', 'PAGE', 'decision_line', 'version_table', 'health'
 
 # %% ../../notebooks/lib/22_report.ipynb #ce8d8d9e
 import html
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import ALL, Project, as_of, period_bounds, period_of
-from .evaluation import PRIMARY, Verdict
+from .evaluation import PRIMARY
 from .ledger import records
 from .policy import Decision
 from .registry import Version, promotions, versions
@@ -42,7 +42,7 @@ def decision_line(decision: Decision, release: dict[str, Any], serving: Version 
 
 # %% ../../notebooks/lib/22_report.ipynb #26c4adc0
 def version_table(project: Project, store: str | Path, period: str) -> 'pd.DataFrame':
-    """All versions made up to a period, newest first, with their verdicts and what became of them.
+    """All versions made up to a period, newest first, and what became of them.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def version_table(project: Project, store: str | Path, period: str) -> 'pd.DataF
     for one in versions(project, store):
         if one.period <= period:
             verdict = verdicts.get(one.digest, {'checks': [], 'passed': False})
-            gain = next((check for check in verdict['checks'] if check['name'] == 'gain'), {})
+            gain: dict[str, Any] = next((check for check in verdict['checks'] if check['name'] == 'gain'), {})
             status = 'rejected' if one.version not in promoted else 'champion' if one.version == promoted[-1] else 'former champion'
             lines.append((one.version, one.period, one.family, status, one.metric, one.value, gain.get('champion'), gain.get('low'), gain.get('high'),
                           one.trained_from, one.trained_until, one.rows, one.digest, 'pass' if verdict['passed'] else 'fail', made.get(one.version)))
@@ -130,7 +130,7 @@ def _attention(project: Project, now: dict[str, 'pd.DataFrame'], decision: Decis
 
 # %% ../../notebooks/lib/22_report.ipynb #70c5c908
 def summarize(project: Project, period: str, serving: Version | None, decision: Decision, release: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a period as data: project, health, champion, decision, release and what comes next.
+    """The summary of a period as data: how things stand, and what comes next.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def write_page(project: Project, summary: dict[str, Any], tables: dict[str, 'pd.
              'status': pages.pill(state['status'], state['status']), 'headline': html.escape(state['headline']),
              'next': html.escape(summary['next']['what']), 'attention': f'<ul>{attention}</ul>' if attention else '<p>Nothing needs attention.</p>',
              'performance': drawn[0], 'drift': drawn[1], 'decisions': _as_html(tables['decisions']), 'versions': _as_html(tables['versions']),
-             'built': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')}
+             'built': datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')}
     return write_text(PAGE.format(**parts), file)
 
 

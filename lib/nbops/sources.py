@@ -99,13 +99,14 @@ def read_source(connection: duckdb.DuckDBPyConnection, source: Source, *, root: 
         if kind == 'parquet':
             relation = connection.read_parquet(names)
         elif kind in ('json', 'jsonl', 'ndjson'):
-            relation = connection.read_json(names)
+            relation = connection.read_json(names)  # type: ignore[arg-type]
         elif kind in ('csv', 'tsv', 'txt'):
-            relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)
+            relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)  # type: ignore[arg-type]
             known = {name: kind for name, kind in (types or {}).items() if name in relation.columns}
             if types is not None:
                 sample = 20480 if len(known) == len(relation.columns) else -1        # all rows decide about columns that the contract leaves out
-                relation = connection.read_csv(names, na_values=source.missing, header=True, dtype=known, sample_size=sample)
+                relation = connection.read_csv(names, na_values=source.missing, header=True, dtype=known,  # type: ignore[arg-type]
+                                               sample_size=sample)
         else:
             raise InputError(f'{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl, also .gz and .zip.')
     except duckdb.Error as error:
