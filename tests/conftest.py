@@ -2,8 +2,12 @@
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,11 @@ def chromium():
         return path
     reason = "no chromium here; `make test` installs it where it may (Debian: apt install chromium)"
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def flights_run(tmp_path_factory):
+    """`make run` in a store of its own: what it printed, and the store. Takes minutes; only slow tests ask for it."""
+    store = tmp_path_factory.mktemp("flights") / "store"
+    done = subprocess.run(["make", "run", f"STORE={store}"], cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    return done, store

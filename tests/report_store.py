@@ -12,7 +12,15 @@ FLIGHTS_FEATURES = (
 )  # fmt: skip
 CATEGORICAL = {"carrier", "origin", "dest", "day_of_week"}
 METRICS = {
-    "binary": ("roc_auc", "average_precision", "brier", "log_loss", "mean_prediction", "positive_rate", "calibration_gap"),
+    "binary": (
+        "roc_auc",
+        "average_precision",
+        "brier",
+        "log_loss",
+        "mean_prediction",
+        "positive_rate",
+        "calibration_gap",
+    ),
     "multiclass": ("roc_auc", "log_loss", "accuracy"),
     "regression": ("r2", "mae", "rmse", "bias"),
 }
@@ -34,7 +42,11 @@ def write_report(
     folder = Path(store) / "products" / periods[-1] / "95_report"
     folder.mkdir(parents=True, exist_ok=True)
     metric = METRICS[kind][0]
-    performance = _performance(periods, kind, rng) if champion and len(periods) > 1 else _performance(periods[:1], kind, rng).iloc[:0]
+    performance = (
+        _performance(periods, kind, rng)
+        if champion and len(periods) > 1
+        else _performance(periods[:1], kind, rng).iloc[:0]
+    )
     drift = _drift(periods[1:] if champion else (), features, rng)
     tables = {
         "performance": performance,
@@ -104,9 +116,15 @@ def _distributions(drift, rng):
     """Shares of ten bins (or six levels) per period and feature, further apart where psi is larger."""
     rows = []
     for row in drift.itertuples():
-        labels = [f"level {k}" for k in range(6)] if row.kind == "categorical" else [f"{k * 10}–{k * 10 + 10}" for k in range(10)]
+        labels = (
+            [f"level {k}" for k in range(6)]
+            if row.kind == "categorical"
+            else [f"{k * 10}–{k * 10 + 10}" for k in range(10)]
+        )
         reference = np.exp(-0.5 * (np.arange(len(labels)) - 3.0) ** 2 / 4)
-        current = np.exp(-0.5 * (np.arange(len(labels)) - 3.0 - 4 * row.psi) ** 2 / 4) * rng.uniform(0.95, 1.05, len(labels))
+        current = np.exp(-0.5 * (np.arange(len(labels)) - 3.0 - 4 * row.psi) ** 2 / 4) * rng.uniform(
+            0.95, 1.05, len(labels)
+        )
         for k, label in enumerate(labels):
             shares = float(current[k] / current.sum()), float(reference[k] / reference.sum())
             rows.append((row.period, row.feature, row.kind, k, label, *shares))
@@ -119,7 +137,13 @@ def _quality(periods, rng):
     for i, period in enumerate(periods):
         for table, size, rate in (("flights", 28_000, 0.004), ("weather", 2_200, 0.011), ("planes", 3_300, 0.0)):
             quarantined = int(size * rate * rng.uniform(0.5, 1.5) * (4 if i == 3 and table == "weather" else 1))
-            rule = None if quarantined == 0 else "wind_speed between 0 and 100" if table == "weather" else "dep_time is not null"
+            rule = (
+                None
+                if quarantined == 0
+                else "wind_speed between 0 and 100"
+                if table == "weather"
+                else "dep_time is not null"
+            )
             rows.append((period, table, size + 37 * i, quarantined, quarantined / (size + 37 * i), 0.02, rule))
     return pd.DataFrame(rows, columns=["period", "table", "rows", "quarantined", "share", "limit", "worst_rule"])
 
@@ -169,10 +193,24 @@ def _summary(periods, kind, metric, champion, status, title, n_features, drift):
     last = drift[drift["period"] == periods[-1]]
     drifted = last.loc[last["status"] == "drift", "feature"].tolist()
     attention = [
-        {"level": "act", "title": "A feature drifted", "detail": f"{drifted[0]} passed PSI 0.25 in {periods[-1]}."} if drifted else None,
-        {"level": "watch", "title": "Labels are incomplete", "detail": f"61 % of the rows of {periods[-1]} have an outcome so far."},
-        {"level": "info", "title": "Version 3 was refused", "detail": "It scored 0.006 below the champion on the same rows."},
-        {"level": "good", "title": "Data quality is inside its limits", "detail": "0.4 % of rows were quarantined, 2 % are allowed."},
+        {"level": "act", "title": "A feature drifted", "detail": f"{drifted[0]} passed PSI 0.25 in {periods[-1]}."}
+        if drifted
+        else None,
+        {
+            "level": "watch",
+            "title": "Labels are incomplete",
+            "detail": f"61 % of the rows of {periods[-1]} have an outcome so far.",
+        },
+        {
+            "level": "info",
+            "title": "Version 3 was refused",
+            "detail": "It scored 0.006 below the champion on the same rows.",
+        },
+        {
+            "level": "good",
+            "title": "Data quality is inside its limits",
+            "detail": "0.4 % of rows were quarantined, 2 % are allowed.",
+        },
     ]
     headlines = {
         "good": "Version 2 performs as it did at release, and nothing needs a person.",

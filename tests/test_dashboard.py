@@ -233,7 +233,9 @@ def test_a_filter_changes_the_figure(report):
     after = report.evaluate(bars)
     assert card.locator("h2").inner_text() != title and after != before
     period.select_option("Sep 2013")
-    report.wait_for_function("document.body.innerText.includes('Sep 2013') && document.querySelector('.nb-controls .nb-act')")
+    report.wait_for_function(
+        "document.body.innerText.includes('Sep 2013') && document.querySelector('.nb-controls .nb-act')"
+    )
     assert report.evaluate(bars) != after
 
 
@@ -249,7 +251,9 @@ def test_every_feature_can_be_shown(report):
 
 @pytest.mark.browser
 def test_figures_and_controls_have_names(report):
-    report.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].every(p => p.getAttribute('aria-label'))")
+    report.wait_for_function(
+        "[...document.querySelectorAll('.js-plotly-plot')].every(p => p.getAttribute('aria-label'))"
+    )
     assert report.get_by_role("img", name="ROC AUC").count() >= 1
     assert report.get_by_role("combobox", name="Feature").count() == 1
     assert report.locator("main").count() == 1 and report.locator("h1:visible").count() == 1

@@ -32,7 +32,11 @@ def direct():
 def missing_or_outside(requirements, pins, python):
     """Requirements that the pins do not meet for a Python version."""
     target = default_environment() | {"python_version": python, "python_full_version": f"{python}.9"}
-    valid = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins if not pin.marker or pin.marker.evaluate(target)}
+    valid = {
+        canonicalize_name(pin.name): str(pin.specifier)[2:]
+        for pin in pins
+        if not pin.marker or pin.marker.evaluate(target)
+    }
     wanted = [(text, Requirement(text)) for text in requirements]
     found = [(text, valid.get(canonicalize_name(one.name)), one.specifier) for text, one in wanted]
     return [text for text, version, allowed in found if version is None or version not in allowed]
@@ -42,7 +46,11 @@ def test_settings_say_what_pyproject_says():
     ini = settings()
     assert ini["requirements"].split() == PROJECT["dependencies"]
     assert ini["dev_requirements"].split() == PROJECT["optional-dependencies"]["dev"]
-    assert (ini["lib_name"], ini["version"], ini["description"]) == (PROJECT["name"], PROJECT["version"], PROJECT["description"])
+    assert (ini["lib_name"], ini["version"], ini["description"]) == (
+        PROJECT["name"],
+        PROJECT["version"],
+        PROJECT["description"],
+    )
     assert PROJECT["requires-python"] == f">={ini['min_python']}"
     assert dict([ini["console_scripts"].split("=")]) == PROJECT["scripts"]
 

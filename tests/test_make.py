@@ -19,7 +19,9 @@ TARGETS = ["setup", "run", "test", "check", "lab", "dashboards", "lock", "clean"
 
 def run(*command, cwd=ROOT, **environment):
     path = environment.pop("PATH", "/usr/bin:/bin")
-    return subprocess.run(command, cwd=cwd, env={"PATH": path, "HOME": str(cwd)} | environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=cwd, env={"PATH": path, "HOME": str(cwd)} | environment, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture

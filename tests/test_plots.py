@@ -29,7 +29,9 @@ TABLES["performance"] = pd.DataFrame(
     PERIOD | {"model": "champion", "version": pd.array([1, None], dtype="Int64"), "coverage": [1.0, 0.5], "complete": [True, False],
               "roc_auc": [0.7, 0.72], "reference": [None, None], "limit": [None, None]}
 )  # fmt: skip
-TABLES["distribution"] = pd.DataFrame(PERIOD | {"feature": "a", "position": 0, "bin": "<x>", "share": 0.5, "reference_share": 0.4})
+TABLES["distribution"] = pd.DataFrame(
+    PERIOD | {"feature": "a", "position": 0, "bin": "<x>", "share": 0.5, "reference_share": 0.4}
+)
 
 
 def figure_of(name, table):
@@ -80,7 +82,9 @@ def test_scores_of_a_million_rows_make_a_small_figure():
 
 
 def test_tables_without_time_do_not_hide_the_last_period():
-    table = pd.DataFrame({"period": ["2013-01", "2013-02", "all"], "table": ["flights", "flights", "planes"], "rows": [100, 110, 9]})
+    table = pd.DataFrame(
+        {"period": ["2013-01", "2013-02", "all"], "table": ["flights", "flights", "planes"], "rows": [100, 110, 9]}
+    )
     assert plots.rows_by_period(table).layout.title.text == "Feb 2013 brought 110 rows, +10.0 % on the period before"
 
 

@@ -85,7 +85,9 @@ def code(source, *tags, **state):
 
 
 DEFAULT = code("#| default_exp toy")
-HEAD = md("# toy\n> A toy that shows how a library notebook is built, with words enough for the few lines of code in it.")
+HEAD = md(
+    "# toy\n> A toy that shows how a library notebook is built, with words enough for the few lines of code in it."
+)
 IMPORTS = code("#| export\nimport math")
 AREA = code("#| export\ndef area(r):\n    return math.pi * r**2")
 SHOW = code("area(1)")
@@ -117,7 +119,11 @@ BAD = [
     (style.stage_parameters, stage(TITLE), "0 cells"),
     (style.stage_parameters, stage(PARAMETERS, PARAMETERS), "2 cells"),
     (style.stage_parameters, stage(code("1"), PARAMETERS), "first code cell"),
-    (style.stage_parameters, stage(code(PARAMETERS.source.replace("rows =", "rows: int ="), "parameters")), "without annotation"),
+    (
+        style.stage_parameters,
+        stage(code(PARAMETERS.source.replace("rows =", "rows: int ="), "parameters")),
+        "without annotation",
+    ),
     (style.stage_parameters, stage(code(PARAMETERS.source.replace("3", "1 + len('a')"), "parameters")), "expression"),
     (style.stage_parameters, stage(code("product = None\nupstream = None", "parameters")), "start with"),
     (style.stage_parameters, stage(code(PARAMETERS.source.partition("  #")[0], "parameters")), "# type: T meaning"),
@@ -144,12 +150,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "notebook", "message"), BAD, ids=[f"{rule.__name__}-{message}" for rule, _, message in BAD])
+@pytest.mark.parametrize(
+    ("rule", "notebook", "message"), BAD, ids=[f"{rule.__name__}-{message}" for rule, _, message in BAD]
+)
 def test_rule_refuses(rule, notebook, message):
     assert any(message in problem for problem in rule(notebook))
 
 
-@pytest.mark.parametrize("source", ["from nbops.late import x", "import nbops.late", "def f():\n    from nbops import late"])
+@pytest.mark.parametrize(
+    "source", ["from nbops.late import x", "import nbops.late", "def f():\n    from nbops import late"]
+)
 def test_rule_refuses_an_import_of_a_higher_number(source):
     numbers = {"early": "01", "toy": "10", "late": "11"}
     assert style.library_order(library(code("from nbops.early import x"), code("import nbops.toy")), numbers) == []
@@ -174,7 +184,10 @@ def test_module_rule_refuses(rule, source, message):
 
 def test_module_rules_accept_good_modules():
     assert style.module_arrows("engine", ast.parse("import ploomber")) == []
-    assert style.module_docstrings("toy", ast.parse('''def f(x):
+    assert (
+        style.module_docstrings(
+            "toy",
+            ast.parse('''def f(x):
     """Gives x.
 
     Parameters
@@ -191,7 +204,10 @@ def test_module_rules_accept_good_modules():
 
 @click.command()
 def command(x): "Help."
-''')) == []
+'''),
+        )
+        == []
+    )
 
 
 def test_pipeline_rules_refuse():

@@ -31,25 +31,25 @@ class Commands(click.Group):
         except InputError as error:
             code, text = 2, str(error)
         except KeyboardInterrupt:
-            code, text = 130, 'interrupted; what was finished is kept, and the same command goes on from there'
+            code, text = 130, "interrupted; what was finished is kept, and the same command goes on from there"
         except (RuntimeError, OSError) as error:
-            if context.params.get('debug'):
+            if context.params.get("debug"):
                 raise
             code, text = 1, str(error)
-        click.echo(f'nbops: {text}', err=True)
+        click.echo(f"nbops: {text}", err=True)
         sys.exit(code)
 
 # %% ../../notebooks/lib/30_cli.ipynb #9a1326ec
-@click.group(cls=Commands, context_settings={'help_option_names': ['-h', '--help']})
-@click.option('--debug', is_flag=True, help='Show the traceback of an error.')
-@click.version_option(package_name='nbops')
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="nbops")
 def main(debug: bool) -> None:
     """From notebook to a model that is validated, governed, watched and retrained.
 
     All commands work from any folder inside a project, that is, below a project.yaml.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    logging.getLogger('nbops').setLevel(os.environ.get('NBOPS_LOG', 'INFO'))
+    logging.getLogger("nbops").setLevel(os.environ.get("NBOPS_LOG", "INFO"))
 
 # %% ../../notebooks/lib/30_cli.ipynb #50a43e1f
 class Progress:
@@ -71,11 +71,16 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
-        columns = (TextColumn('{task.description:<24}'), BarColumn(bar_width=32), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self.bar = Bar(*columns, console=self.console, disable=quiet or not self.console.is_terminal, transient=True)
-        self.task = self.bar.add_task('starting', total=len(periods) * stages)
+        self.task = self.bar.add_task("starting", total=len(periods) * stages)
 
-    def __enter__(self) -> 'Progress':
+    def __enter__(self) -> "Progress":
         """Starts the bar."""
         self.bar.start()
         return self
@@ -88,10 +93,10 @@ class Progress:
         """Takes note of a stage that starts (seconds is None) or is done."""
         from datetime import UTC, datetime
 
-        self.bar.update(self.task, description=f'{period} {stage}', advance=0 if seconds is None else 1)
+        self.bar.update(self.task, description=f"{period} {stage}", advance=0 if seconds is None else 1)
         if seconds is not None and not self.quiet and not self.console.is_terminal:
-            now = datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
-            click.echo(f'{now} {period} {stage:<12} {"up to date" if seconds == 0 else f"{seconds:5.1f} s"}', err=True)
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            click.echo(f"{now} {period} {stage:<12} {'up to date' if seconds == 0 else f'{seconds:5.1f} s'}", err=True)
 
     def line(self, text: str) -> None:
         """Prints one line above the bar."""
@@ -114,9 +119,9 @@ def describe(line: dict[str, Any], metric: str, seconds: float) -> str:
     -------
     str
     """
-    number = '—' if line['metric'] is None else f'{line["metric"]:.3f}'
-    champion = 'no champion' if line['champion'] is None else f'champion v{line["champion"]}'
-    return f'{line["period"]}  {line["decision"]:<20} {champion:<13} {metric} {number}  {seconds:5.1f} s  {line["why"]}'
+    number = "—" if line["metric"] is None else f"{line['metric']:.3f}"
+    champion = "no champion" if line["champion"] is None else f"champion v{line['champion']}"
+    return f"{line['period']}  {line['decision']:<20} {champion:<13} {metric} {number}  {seconds:5.1f} s  {line['why']}"
 
 # %% ../../notebooks/lib/30_cli.ipynb #6100540b
 def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
@@ -137,12 +142,25 @@ def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, side in (('period', 'left'), ('decision', 'left'), ('champion', 'right'), (f'{metric} realized', 'right'), ('never retrained', 'right'), ('gain', 'right')):
-        table.add_column(name, justify=side)                      # type: ignore[arg-type]
+    for name, side in (
+        ("period", "left"),
+        ("decision", "left"),
+        ("champion", "right"),
+        (f"{metric} realized", "right"),
+        ("never retrained", "right"),
+        ("gain", "right"),
+    ):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
     for line in lines:
-        gain = None if None in (line['metric'], line['never_retrained']) else line['metric'] - line['never_retrained']
-        cells = ['—' if value is None else f'{value:.3f}' for value in (line['metric'], line['never_retrained'])]
-        table.add_row(line['period'], line['decision'], '—' if line['champion'] is None else f'v{line["champion"]}', *cells, '—' if gain is None else f'{gain:+.3f}')
+        gain = None if None in (line["metric"], line["never_retrained"]) else line["metric"] - line["never_retrained"]
+        cells = ["—" if value is None else f"{value:.3f}" for value in (line["metric"], line["never_retrained"])]
+        table.add_row(
+            line["period"],
+            line["decision"],
+            "—" if line["champion"] is None else f"v{line['champion']}",
+            *cells,
+            "—" if gain is None else f"{gain:+.3f}",
+        )
     console = Console(width=110, highlight=False)
     with console.capture() as captured:
         console.print(table)
@@ -151,12 +169,14 @@ def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
 # %% ../../notebooks/lib/30_cli.ipynb #a1ffa779
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every command has."""
-    command = click.option('--store', metavar='DIR', help='Folder for everything a run produces (default: as env.yaml says).')(command)
-    return click.option('--json', 'as_json', is_flag=True, help='Print one JSON document and nothing else.')(command)
+    command = click.option(
+        "--store", metavar="DIR", help="Folder for everything a run produces (default: as env.yaml says)."
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(command)
 
 # %% ../../notebooks/lib/30_cli.ipynb #29c847b2
 @main.command()
-@click.option('--period', metavar='PERIOD', help='The period to run (default: the next one).')
+@click.option("--period", metavar="PERIOD", help="The period to run (default: the next one).")
 @_options
 def run(period: str | None, store: str | None, as_json: bool) -> None:
     """Run the pipeline for one period.
@@ -171,26 +191,35 @@ def run(period: str | None, store: str | None, as_json: bool) -> None:
     project = load_project()
     period = period or engine.next_period(project, store=store)
     if period is None:
-        return _finish({'periods': [], 'summary': 'nothing to run: every period with data has a report'}, as_json)
+        return _finish({"periods": [], "summary": "nothing to run: every period with data has a report"}, as_json)
     with Progress([period], stages=10, quiet=as_json) as progress:
-        result = engine.run_period(project, period, store=store, tell=lambda stage, seconds: progress.stage(period, stage, seconds))
+        result = engine.run_period(
+            project, period, store=store, tell=lambda stage, seconds: progress.stage(period, stage, seconds)
+        )
     lines = engine.outcomes(project, [period], store=store)
-    refused = any('refused' in line['decision'] for line in lines)
-    said = result.summary.get('health', {}).get('headline', 'done')
-    _finish({'periods': lines, 'stages': result.stages, 'seconds': round(result.seconds, 1),
-             'summary': f'{period}: {said} {result.ran} of {len(result.stages)} stages ran in {result.seconds:.1f} s.'}, as_json)
+    refused = any("refused" in line["decision"] for line in lines)
+    said = result.summary.get("health", {}).get("headline", "done")
+    _finish(
+        {
+            "periods": lines,
+            "stages": result.stages,
+            "seconds": round(result.seconds, 1),
+            "summary": f"{period}: {said} {result.ran} of {len(result.stages)} stages ran in {result.seconds:.1f} s.",
+        },
+        as_json,
+    )
     if refused:
         sys.exit(3)
 
 
 def _finish(result: dict[str, Any], as_json: bool) -> None:
     """Prints the result: JSON for machines, the one-line summary for people."""
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else result['summary'])
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else result["summary"])
 
 # %% ../../notebooks/lib/30_cli.ipynb #ac6909b0
 @main.command()
-@click.option('--from', 'first', required=True, metavar='PERIOD', help='The first period.')
-@click.option('--to', 'last', required=True, metavar='PERIOD', help='The last period.')
+@click.option("--from", "first", required=True, metavar="PERIOD", help="The first period.")
+@click.option("--to", "last", required=True, metavar="PERIOD", help="The last period.")
 @_options
 def replay(first: str, last: str, store: str | None, as_json: bool) -> None:
     """Run many periods in order: history as a rehearsal of production.
@@ -203,7 +232,7 @@ def replay(first: str, last: str, store: str | None, as_json: bool) -> None:
     from nbops.config import ALL, load_project, period_range
     from nbops.evaluation import PRIMARY
 
-    project, metric = load_project(), ''
+    project, metric = load_project(), ""
     metric = PRIMARY[project.target.kind]
     periods = period_range(first, last, project.time.period) if project.time else [ALL]
     done, seconds = [], 0.0
@@ -213,10 +242,17 @@ def replay(first: str, last: str, store: str | None, as_json: bool) -> None:
             done += engine.outcomes(project, [result.period], store=store)
             progress.line(describe(done[-1], metric, result.seconds))
     if not as_json:
-        click.echo('\n' + outcome_table(done, metric) + '\n')
-    trained = sum('released' in line['decision'] for line in done)
-    _finish({'periods': done, 'seconds': round(seconds, 1),
-             'summary': f'{len(done)} periods in {seconds:.0f} s, {trained} models released; see `make dashboards`, or index.html in the last 95_report'}, as_json)
+        click.echo("\n" + outcome_table(done, metric) + "\n")
+    trained = sum("released" in line["decision"] for line in done)
+    _finish(
+        {
+            "periods": done,
+            "seconds": round(seconds, 1),
+            "summary": f"{len(done)} periods in {seconds:.0f} s, {trained} models released; "
+            "see them with `make dashboards`, or open index.html of the last 95_report",
+        },
+        as_json,
+    )
 
 # %% ../../notebooks/lib/30_cli.ipynb #d4ba16a4
 @main.command()
@@ -232,12 +268,20 @@ def status(store: str | None, as_json: bool) -> None:
     from nbops.ledger import records
 
     project = load_project()
-    folder = project.root / (store or engine.parameters(project, ALL)['store'])
-    periods = sorted({one['payload']['period'] for one in records(folder, 'report') if one['subject'].startswith(f'{project.name}@')})
+    folder = project.root / (store or engine.parameters(project, ALL)["store"])
+    periods = sorted(
+        {one["payload"]["period"] for one in records(folder, "report") if one["subject"].startswith(f"{project.name}@")}
+    )
     lines, following = engine.outcomes(project, periods, store=store), engine.next_period(project, store=store)
     if lines and not as_json:
-        click.echo(outcome_table(lines, PRIMARY[project.target.kind]) + '\n')
-    champion = lines[-1]['champion'] if lines else None
-    what = f'next: nbops run --period {following}' if following else 'every period with data was run'
-    _finish({'periods': lines, 'next': following,
-             'summary': f'{len(lines)} periods run, {"no champion" if champion is None else f"champion v{champion}"}; {what}'}, as_json)
+        click.echo(outcome_table(lines, PRIMARY[project.target.kind]) + "\n")
+    champion = lines[-1]["champion"] if lines else None
+    what = f"next: nbops run --period {following}" if following else "every period with data was run"
+    _finish(
+        {
+            "periods": lines,
+            "next": following,
+            "summary": f"{len(lines)} periods run, {'no champion' if champion is None else f'champion v{champion}'}; {what}",
+        },
+        as_json,
+    )

@@ -17,11 +17,11 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-# %% ../../notebooks/lib/00_config.ipynb #d629fd01
+# %% ../../notebooks/lib/00_config.ipynb #6f623573
 class InputError(ValueError):
     """A mistake in what was given: a file, a key or a value. The message holds the way out."""
 
-# %% ../../notebooks/lib/00_config.ipynb #7d0ea4d1
+# %% ../../notebooks/lib/00_config.ipynb #eb200412
 def nearest(word: str, allowed: list[str]) -> str:
     """A hint such as ' (did you mean "target"?)', or '' when nothing is close.
 
@@ -38,13 +38,13 @@ def nearest(word: str, allowed: list[str]) -> str:
         The hint with a leading space, ready to append to a message.
     """
     close = difflib.get_close_matches(str(word), [str(one) for one in allowed], n=1, cutoff=0.6)
-    return f' (did you mean "{close[0]}"?)' if close else ''
+    return f' (did you mean "{close[0]}"?)' if close else ""
 
-# %% ../../notebooks/lib/00_config.ipynb #76344cf6
-ALL = 'all'
-PATTERNS = {'year': 'Y%Y', 'month': '%Y-%m', 'week': '%G-W%V', 'day': '%Y-%m-%d'}
+# %% ../../notebooks/lib/00_config.ipynb #5722156e
+ALL = "all"
+PATTERNS = {"year": "Y%Y", "month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d"}
 
-# %% ../../notebooks/lib/00_config.ipynb #7e6f0f7f
+
 def period_of(moment: datetime, frequency: str) -> str:
     """The period in which a local moment falls.
 
@@ -60,11 +60,11 @@ def period_of(moment: datetime, frequency: str) -> str:
     str
         For example '2013-03'.
     """
-    if frequency == 'quarter':
-        return f'{moment.year:04d}-Q{(moment.month + 2) // 3}'
+    if frequency == "quarter":
+        return f"{moment.year:04d}-Q{(moment.month + 2) // 3}"
     return moment.strftime(PATTERNS[frequency])
 
-# %% ../../notebooks/lib/00_config.ipynb #169f33e1
+# %% ../../notebooks/lib/00_config.ipynb #fe7a9b6a
 def period_bounds(period: str, frequency: str) -> tuple[datetime, datetime]:
     """First moment of a period and first moment after it, local time.
 
@@ -86,25 +86,27 @@ def period_bounds(period: str, frequency: str) -> tuple[datetime, datetime]:
         If the word is no period of that frequency.
     """
     try:
-        if frequency == 'quarter':
-            year, quarter = period.split('-Q')
+        if frequency == "quarter":
+            year, quarter = period.split("-Q")
             start = datetime(int(year), 3 * int(quarter) - 2, 1)
-        elif frequency == 'week':
-            start = datetime.strptime(period + '-1', '%G-W%V-%u')
+        elif frequency == "week":
+            start = datetime.strptime(period + "-1", "%G-W%V-%u")
         else:
             start = datetime.strptime(period, PATTERNS[frequency])
         if period_of(start, frequency) != period:
             raise ValueError(period)
     except ValueError:
         example = period_of(datetime(2013, 3, 1), frequency)
-        raise InputError(f'period is {period!r}; allowed: a {frequency} such as {example}. Give another period.') from None
-    if frequency in ('day', 'week'):
-        return start, start + timedelta(days=7 if frequency == 'week' else 1)
-    months = {'month': 1, 'quarter': 3, 'year': 12}[frequency]
+        raise InputError(
+            f"period is {period!r}; allowed: a {frequency} such as {example}. Give another period."
+        ) from None
+    if frequency in ("day", "week"):
+        return start, start + timedelta(days=7 if frequency == "week" else 1)
+    months = {"month": 1, "quarter": 3, "year": 12}[frequency]
     total = start.year * 12 + start.month - 1 + months
     return start, datetime(total // 12, total % 12 + 1, 1)
 
-# %% ../../notebooks/lib/00_config.ipynb #b238da36
+# %% ../../notebooks/lib/00_config.ipynb #42224ca6
 def period_range(first: str, last: str, frequency: str) -> list[str]:
     """All periods from first to last, both included, in time order.
 
@@ -126,59 +128,59 @@ def period_range(first: str, last: str, frequency: str) -> list[str]:
     """
     moment, end = period_bounds(first, frequency)[0], period_bounds(last, frequency)[1]
     if moment >= end:
-        raise InputError(f'the range {first} to {last} is empty; allowed: --from no later than --to. Swap them.')
+        raise InputError(f"the range {first} to {last} is empty; allowed: --from no later than --to. Swap them.")
     periods = []
     while moment < end:
         periods.append(period_of(moment, frequency))
         moment = period_bounds(periods[-1], frequency)[1]
     return periods
 
-# %% ../../notebooks/lib/00_config.ipynb #eaa41215
+# %% ../../notebooks/lib/00_config.ipynb #7094f3f2
 class Part(BaseModel):
     """A part of `project.yaml`: frozen, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-# %% ../../notebooks/lib/00_config.ipynb #7c1edf90
+# %% ../../notebooks/lib/00_config.ipynb #94586e2a
 class Source(Part):
     """One raw table: where it is, when its rows happened and how missing values are written."""
 
     path: str
     time: str | None = None
-    missing: list[str] = ['']
+    missing: list[str] = [""]
 
-# %% ../../notebooks/lib/00_config.ipynb #d098e612
+# %% ../../notebooks/lib/00_config.ipynb #90c73b86
 class Time(Part):
     """How production time is cut into periods, and when outcomes become known."""
 
-    zone: str = 'UTC'
-    period: Literal['day', 'week', 'month', 'quarter', 'year'] = 'month'
+    zone: str = "UTC"
+    period: Literal["day", "week", "month", "quarter", "year"] = "month"
     label_delay_hours: float = Field(0.0, ge=0)
 
-    @field_validator('zone')
+    @field_validator("zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError):
-            raise ValueError(f'{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin') from None
+            raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/00_config.ipynb #74f0edf5
+# %% ../../notebooks/lib/00_config.ipynb #eb9df051
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
     column: str
-    kind: Literal['binary', 'multiclass', 'regression']
+    kind: Literal["binary", "multiclass", "regression"]
     positive: str | int | bool | None = None
 
-    @model_validator(mode='after')
-    def _binary_has_positive(self) -> 'Target':
-        if self.kind == 'binary' and self.positive is None:
-            raise ValueError('a binary target needs `positive`: the value that counts as yes')
+    @model_validator(mode="after")
+    def _binary_has_positive(self) -> "Target":
+        if self.kind == "binary" and self.positive is None:
+            raise ValueError("a binary target needs `positive`: the value that counts as yes")
         return self
 
-# %% ../../notebooks/lib/00_config.ipynb #b5affd26
+# %% ../../notebooks/lib/00_config.ipynb #8bd01fcc
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -187,7 +189,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/00_config.ipynb #69c06535
+# %% ../../notebooks/lib/00_config.ipynb #b0b91dd5
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -196,16 +198,16 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/00_config.ipynb #4108ce78
+# %% ../../notebooks/lib/00_config.ipynb #2b9859a8
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict."""
 
-    families: list[str] = ['linear', 'hist_gradient_boosting']
+    families: list[str] = ["linear", "hist_gradient_boosting"]
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
 
-# %% ../../notebooks/lib/00_config.ipynb #5db029e9
+# %% ../../notebooks/lib/00_config.ipynb #69c06535
 class Gates(Part):
     """What a candidate must reach.
 
@@ -216,12 +218,12 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/00_config.ipynb #92e311d0
+# %% ../../notebooks/lib/00_config.ipynb #4108ce78
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
-    `psi_watch` and `psi_drift` are values of the population stability index; `report_rows` bounds Evidently's report; `min_coverage` is the share
-    of a period's rows whose outcome must be known before performance is judged.
+    `psi_watch` and `psi_drift` are values of the population stability index; `report_rows` bounds
+    Evidently's report; `min_coverage` is the share of a period's rows whose outcome must be known before performance is judged.
     """
 
     psi_watch: float = 0.1
@@ -229,7 +231,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/00_config.ipynb #89bfa306
+# %% ../../notebooks/lib/00_config.ipynb #5db029e9
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -237,13 +239,13 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/00_config.ipynb #2ea855f0
+# %% ../../notebooks/lib/00_config.ipynb #a35570d4
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
-    name: str = Field(pattern=r'^[a-z][a-z0-9_-]*$')
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     title: str
-    purpose: str = ''
+    purpose: str = ""
     root: Path
     sources: dict[str, Source]
     table: str
@@ -257,16 +259,20 @@ class Project(Part):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
 
-    @model_validator(mode='after')
-    def _consistent(self) -> 'Project':
+    @model_validator(mode="after")
+    def _consistent(self) -> "Project":
         if self.table not in self.sources:
-            raise ValueError(f'table is {self.table!r}; allowed: one of {sorted(self.sources)}{nearest(self.table, list(self.sources))}')
+            raise ValueError(
+                f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{nearest(self.table, list(self.sources))}"
+            )
         if self.time and not self.sources[self.table].time:
-            raise ValueError(f'`time` is given, so sources.{self.table} needs `time`: the column that says when a row happened')
+            raise ValueError(
+                f"`time` is given, so sources.{self.table} needs `time`: the column that says when a row happened"
+            )
         return self
 
-# %% ../../notebooks/lib/00_config.ipynb #95db7793
-def find_root(start: str | Path = '.') -> Path:
+# %% ../../notebooks/lib/00_config.ipynb #9523dcca
+def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
     Parameters
@@ -285,12 +291,14 @@ def find_root(start: str | Path = '.') -> Path:
     """
     start = Path(start).resolve()
     for folder in [start, *start.parents]:
-        if (folder / 'project.yaml').is_file():
+        if (folder / "project.yaml").is_file():
             return folder
-    raise InputError(f'no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder.')
+    raise InputError(
+        f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
+    )
 
-# %% ../../notebooks/lib/00_config.ipynb #0e397fab
-def load_project(root: str | Path = '.') -> Project:
+# %% ../../notebooks/lib/00_config.ipynb #a30f085e
+def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
     Parameters
@@ -307,40 +315,40 @@ def load_project(root: str | Path = '.') -> Project:
     InputError
         If there is no project, or its file is not valid; the message lists every problem.
     """
-    file = find_root(root) / 'project.yaml'
+    file = find_root(root) / "project.yaml"
     try:
-        raw = yaml.safe_load(file.read_text(encoding='utf-8'))
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{file} cannot be read as YAML: {error}') from None
+        raise InputError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise InputError(f'{file} holds {type(raw).__name__}; allowed: `key: value` lines, first of all `name:`.')
+        raise InputError(f"{file} holds {type(raw).__name__}; allowed: `key: value` lines, first of all `name:`.")
     try:
-        return Project(**{**raw, 'root': file.parent})
+        return Project(**{**raw, "root": file.parent})
     except ValidationError as error:
         lines = [_problem(one, Project) for one in error.errors()]
-        raise InputError(f'{file} is not valid:\n' + '\n'.join(f'  - {line}' for line in lines)) from None
+        raise InputError(f"{file} is not valid:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
 def _problem(error: Any, model: type[BaseModel]) -> str:
     """One line for one validation error: where, what was received, what is allowed."""
-    place = '.'.join(str(part) for part in error['loc']) or 'the file'
-    if error['type'] == 'extra_forbidden':
-        allowed = _keys_at(model, error['loc'][:-1])
-        return f'{place}: unknown key{nearest(error["loc"][-1], allowed)}; allowed: {", ".join(sorted(allowed))}'
-    message = error['msg'].removeprefix('Value error, ')
-    received = '' if error['type'] in ('missing', 'value_error') else f' (received {error["input"]!r})'
-    return f'{place}: {message}{received}'
+    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        allowed = _keys_at(model, error["loc"][:-1])
+        return f"{place}: unknown key{nearest(error['loc'][-1], allowed)}; allowed: {', '.join(sorted(allowed))}"
+    message = error["msg"].removeprefix("Value error, ")
+    received = "" if error["type"] in ("missing", "value_error") else f" (received {error['input']!r})"
+    return f"{place}: {message}{received}"
 
 
 def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """The keys that a part of the project may have."""
     for step in place:
         field = model.model_fields.get(str(step))
-        parts = [field.annotation, *getattr(field.annotation, '__args__', ())] if field else [Source]
+        parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [Source]
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
-    return [name for name in model.model_fields if name != 'root']
+    return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/00_config.ipynb #7994e614
+# %% ../../notebooks/lib/00_config.ipynb #118782b7
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -361,12 +369,12 @@ def as_of(project: Project, period: str) -> datetime | None:
     """
     if project.time is None:
         if period != ALL:
-            raise InputError(f'period is {period!r}; this project has no time column, so the only period is {ALL!r}.')
+            raise InputError(f"period is {period!r}; this project has no time column, so the only period is {ALL!r}.")
         return None
     end = period_bounds(period, project.time.period)[1]
-    return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo('UTC'))
+    return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/00_config.ipynb #a2400de8
+# %% ../../notebooks/lib/00_config.ipynb #db2bc5b7
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
 
 # %% ../../notebooks/lib/03_contracts.ipynb #10d08c4f
-def load_contract(root: str | Path) -> 'OpenDataContractStandard':
+def load_contract(root: str | Path) -> "OpenDataContractStandard":
     """The project's data contract, checked against the standard's model.
 
     Parameters
@@ -44,28 +44,41 @@ def load_contract(root: str | Path) -> 'OpenDataContractStandard':
     """
     from open_data_contract_standard.model import OpenDataContractStandard
 
-    file = Path(root) / 'contract.yaml'
+    file = Path(root) / "contract.yaml"
     if not file.is_file():
-        raise InputError(f'{file} is missing; every project has a data contract. Write one (ODCS v3), at least `schema` with table names.')
+        raise InputError(
+            f"{file} is missing; every project has a data contract. Write one (ODCS v3), at least `schema` with table names."
+        )
     try:
-        contract = OpenDataContractStandard(**yaml.safe_load(file.read_text(encoding='utf-8')))
+        contract = OpenDataContractStandard(**yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise InputError(f'{file} cannot be read as YAML: {error}') from None
+        raise InputError(f"{file} cannot be read as YAML: {error}") from None
     except ValidationError as error:
-        lines = [f'  - {".".join(map(str, one["loc"]))}: {one["msg"]} (received {one["input"]!r})' for one in error.errors()]
-        raise InputError(f'{file} does not follow ODCS v3:\n' + '\n'.join(lines)) from None
+        lines = [
+            f"  - {'.'.join(map(str, one['loc']))}: {one['msg']} (received {one['input']!r})" for one in error.errors()
+        ]
+        raise InputError(f"{file} does not follow ODCS v3:\n" + "\n".join(lines)) from None
     for table in contract.schema_ or []:
         for column in table.properties or []:
             if column.logicalType not in TYPES:
-                raise InputError(f'{file}: {table.name}.{column.name}.logicalType is {column.logicalType!r}; allowed: {", ".join(TYPES)}'
-                                 f'{nearest(str(column.logicalType), list(TYPES))}.')
+                raise InputError(
+                    f"{file}: {table.name}.{column.name}.logicalType is {column.logicalType!r}; allowed: {', '.join(TYPES)}"
+                    f"{nearest(str(column.logicalType), list(TYPES))}."
+                )
     return contract
 
 
-TYPES = {'string': 'VARCHAR', 'integer': 'BIGINT', 'number': 'DOUBLE', 'boolean': 'BOOLEAN', 'date': 'DATE', 'timestamp': 'TIMESTAMP WITH TIME ZONE'}
+TYPES = {
+    "string": "VARCHAR",
+    "integer": "BIGINT",
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "timestamp": "TIMESTAMP WITH TIME ZONE",
+}
 
 # %% ../../notebooks/lib/03_contracts.ipynb #23a9cc15
-def column_types(contract: 'OpenDataContractStandard') -> dict[str, dict[str, str]]:
+def column_types(contract: "OpenDataContractStandard") -> dict[str, dict[str, str]]:
     """For each table the DuckDB type of each column of the contract.
 
     Parameters
@@ -76,14 +89,16 @@ def column_types(contract: 'OpenDataContractStandard') -> dict[str, dict[str, st
     -------
     dict of dict
     """
-    return {str(table.name): {str(column.name): TYPES[str(column.logicalType)] for column in table.properties or []}
-            for table in contract.schema_ or []}
+    return {
+        str(table.name): {str(column.name): TYPES[str(column.logicalType)] for column in table.properties or []}
+        for table in contract.schema_ or []
+    }
 
 # %% ../../notebooks/lib/03_contracts.ipynb #0c74c979
 class Rule(BaseModel):
     """One promise of the contract: an expectation, its arguments, and a sentence for people."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str
     column: str
@@ -92,7 +107,44 @@ class Rule(BaseModel):
     arguments: dict[str, Any] = {}
 
 # %% ../../notebooks/lib/03_contracts.ipynb #6d7c6285
-def rules(contract: 'OpenDataContractStandard', table: str) -> list[Rule]:
+def _column_rules(column: "SchemaProperty") -> list[tuple[str, str, dict[str, Any]]]:
+    """Sentence, expectation and arguments of each promise about one column."""
+    name, options = column.name, column.logicalTypeOptions or {}
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    if column.required:
+        found.append((f"{name} is not missing", "ExpectColumnValuesToNotBeNull", {}))
+    if column.unique and not column.primaryKey:
+        found.append((f"{name} is unique", "ExpectColumnValuesToBeUnique", {}))
+    if column.enum:
+        values = [one.value if hasattr(one, "value") else one for one in column.enum]
+        found.append(
+            (f"{name} is one of {', '.join(map(str, values))}", "ExpectColumnValuesToBeInSet", {"value_set": values})
+        )
+    low, high = options.get("minimum"), options.get("maximum")
+    if low is not None or high is not None:
+        words = (
+            f"{low} to {high}"
+            if None not in (low, high)
+            else (f"at least {low}" if high is None else f"at most {high}")
+        )
+        found.append((f"{name} is {words}", "ExpectColumnValuesToBeBetween", {"min_value": low, "max_value": high}))
+    if options.get("pattern"):
+        found.append(
+            (f"{name} matches {options['pattern']}", "ExpectColumnValuesToMatchRegex", {"regex": options["pattern"]})
+        )
+    short, long = options.get("minLength"), options.get("maxLength")
+    if short is not None or long is not None:
+        found.append(
+            (
+                f"{name} has {short or 0} to {long or 'any number of'} characters",
+                "ExpectColumnValueLengthsToBeBetween",
+                {"min_value": short, "max_value": long},
+            )
+        )
+    return found
+
+# %% ../../notebooks/lib/03_contracts.ipynb #3d2264ed
+def rules(contract: "OpenDataContractStandard", table: str) -> list[Rule]:
     """The rules of one table, in the order of the contract.
 
     Parameters
@@ -107,43 +159,73 @@ def rules(contract: 'OpenDataContractStandard', table: str) -> list[Rule]:
     """
     schema = next((one for one in contract.schema_ or [] if one.name == table), None)
     columns = (schema.properties if schema else None) or []
-    found = [Rule(table=table, column=column.name, sentence=sentence, expectation=expectation, arguments={'column': column.name, **arguments})
-             for column in columns for sentence, expectation, arguments in _column_rules(column)]
+    found = [
+        Rule(
+            table=table,
+            column=column.name,
+            sentence=sentence,
+            expectation=expectation,
+            arguments={"column": column.name, **arguments},
+        )
+        for column in columns
+        for sentence, expectation, arguments in _column_rules(column)
+    ]
     key = [str(column.name) for column in columns if column.primaryKey]
     if len(key) > 1:
-        found.append(Rule(table=table, column=', '.join(key), sentence=f'({", ".join(key)}) is unique',
-                          expectation='ExpectCompoundColumnsToBeUnique', arguments={'column_list': key}))
+        found.append(
+            Rule(
+                table=table,
+                column=", ".join(key),
+                sentence=f"({', '.join(key)}) is unique",
+                expectation="ExpectCompoundColumnsToBeUnique",
+                arguments={"column_list": key},
+            )
+        )
     elif key:
-        found.append(Rule(table=table, column=key[0], sentence=f'{key[0]} is unique', expectation='ExpectColumnValuesToBeUnique',
-                          arguments={'column': key[0]}))
+        found.append(
+            Rule(
+                table=table,
+                column=key[0],
+                sentence=f"{key[0]} is unique",
+                expectation="ExpectColumnValuesToBeUnique",
+                arguments={"column": key[0]},
+            )
+        )
     return found
 
+# %% ../../notebooks/lib/03_contracts.ipynb #16dcf9e6
+RESULT_COLUMNS = ["table", "column", "rule", "failed", "share"]
+FAILURE_COLUMNS = ["row", "column", "value", "rule"]
 
-def _column_rules(column: 'SchemaProperty') -> list[tuple[str, str, dict[str, Any]]]:
-    """Sentence, expectation and arguments of each promise about one column."""
-    name, options = column.name, column.logicalTypeOptions or {}
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    if column.required:
-        found.append((f'{name} is not missing', 'ExpectColumnValuesToNotBeNull', {}))
-    if column.unique and not column.primaryKey:
-        found.append((f'{name} is unique', 'ExpectColumnValuesToBeUnique', {}))
-    if column.enum:
-        values = [one.value if hasattr(one, 'value') else one for one in column.enum]
-        found.append((f'{name} is one of {", ".join(map(str, values))}', 'ExpectColumnValuesToBeInSet', {'value_set': values}))
-    low, high = options.get('minimum'), options.get('maximum')
-    if low is not None or high is not None:
-        words = f'{low} to {high}' if None not in (low, high) else (f'at least {low}' if high is None else f'at most {high}')
-        found.append((f'{name} is {words}', 'ExpectColumnValuesToBeBetween', {'min_value': low, 'max_value': high}))
-    if options.get('pattern'):
-        found.append((f'{name} matches {options["pattern"]}', 'ExpectColumnValuesToMatchRegex', {'regex': options['pattern']}))
-    short, long = options.get('minLength'), options.get('maxLength')
-    if short is not None or long is not None:
-        found.append((f'{name} has {short or 0} to {long or "any number of"} characters', 'ExpectColumnValueLengthsToBeBetween',
-                      {'min_value': short, 'max_value': long}))
-    return found
+# %% ../../notebooks/lib/03_contracts.ipynb #02d8105f
+def _great_expectations(table: "pd.DataFrame", promises: list[Rule]) -> dict[str, Any]:
+    """Runs one suite over one table in memory; the result lists every failing row."""
+    import sys
 
-# %% ../../notebooks/lib/03_contracts.ipynb #02e937ff
-def check_table(table: 'pd.DataFrame', promises: list[Rule]) -> tuple['pd.DataFrame', 'pd.DataFrame', dict[str, Any]]:
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # a grammar that costs 1.3 s to build and is not needed here
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    batch = (
+        context.data_sources.add_pandas("memory")
+        .add_dataframe_asset("table")
+        .add_batch_definition_whole_dataframe("all")
+    )
+    suite = gx.ExpectationSuite(name=promises[0].table)
+    for number, promise in enumerate(promises):
+        suite.add_expectation(getattr(gx.expectations, promise.expectation)(**promise.arguments, meta={"rule": number}))
+    suite = context.suites.add(suite)
+    definition = gx.ValidationDefinition(name="check", data=batch, suite=suite)
+    result = dict(definition.run(batch_parameters={"dataframe": table}, result_format="COMPLETE").to_json_dict())
+    result["results"].sort(
+        key=lambda one: one["expectation_config"]["meta"]["rule"]
+    )  # Great Expectations regroups them by column
+    return result
+
+# %% ../../notebooks/lib/03_contracts.ipynb #84dd3168
+def check_table(table: "pd.DataFrame", promises: list[Rule]) -> tuple["pd.DataFrame", "pd.DataFrame", dict[str, Any]]:
     """Checks a table against rules with Great Expectations.
 
     Parameters
@@ -164,49 +246,42 @@ def check_table(table: 'pd.DataFrame', promises: list[Rule]) -> tuple['pd.DataFr
     import pandas as pd
 
     if not promises:
-        return pd.DataFrame(columns=RESULT_COLUMNS), pd.DataFrame(columns=FAILURE_COLUMNS), {'success': True, 'results': []}
+        return (
+            pd.DataFrame(columns=RESULT_COLUMNS),
+            pd.DataFrame(columns=FAILURE_COLUMNS),
+            {"success": True, "results": []},
+        )
     table = table.reset_index(drop=True)
     result = _great_expectations(table, promises)
     lines, failures = [], []
-    for promise, one in zip(promises, result['results'], strict=True):
-        if one['exception_info'].get('raised_exception'):
-            raise InputError(f'rule "{promise.sentence}" of {promise.table} cannot be checked: {one["exception_info"]["exception_message"]}')
-        failed = one['result'].get('unexpected_index_list') or []
+    for promise, one in zip(promises, result["results"], strict=True):
+        if one["exception_info"].get("raised_exception"):
+            raise InputError(
+                f'rule "{promise.sentence}" of {promise.table} cannot be checked: {one["exception_info"]["exception_message"]}'
+            )
+        failed = one["result"].get("unexpected_index_list") or []
         lines.append((promise.table, promise.column, promise.sentence, len(failed), len(failed) / max(len(table), 1)))
-        columns = promise.arguments.get('column_list', promise.column)
+        columns = promise.arguments.get("column_list", promise.column)
         values = table.loc[failed, columns].astype(str)
-        texts = values.agg(', '.join, axis=1) if isinstance(columns, list) and len(failed) else values
-        failures.append(pd.DataFrame({'row': failed, 'column': promise.column, 'value': list(texts) if len(failed) else [], 'rule': promise.sentence}))
-    return (pd.DataFrame(lines, columns=RESULT_COLUMNS),
-            pd.concat(failures, ignore_index=True).astype({'row': 'int64', 'value': 'str'}), result)
+        texts = values.agg(", ".join, axis=1) if isinstance(columns, list) and len(failed) else values
+        failures.append(
+            pd.DataFrame(
+                {
+                    "row": failed,
+                    "column": promise.column,
+                    "value": list(texts) if len(failed) else [],
+                    "rule": promise.sentence,
+                }
+            )
+        )
+    return (
+        pd.DataFrame(lines, columns=RESULT_COLUMNS),
+        pd.concat(failures, ignore_index=True).astype({"row": "int64", "value": "str"}),
+        result,
+    )
 
-
-RESULT_COLUMNS = ['table', 'column', 'rule', 'failed', 'share']
-FAILURE_COLUMNS = ['row', 'column', 'value', 'rule']
-
-
-def _great_expectations(table: 'pd.DataFrame', promises: list[Rule]) -> dict[str, Any]:
-    """Runs one suite over one table in memory; the result lists every failing row."""
-    import sys
-
-    os.environ.setdefault('GX_ANALYTICS_ENABLED', 'false')
-    sys.modules.setdefault('rfc3987_syntax', None)        # type: ignore[arg-type]  # a grammar that costs 1.3 s to build and is not needed here
-    import great_expectations as gx
-
-    context = gx.get_context(mode='ephemeral')
-    context.variables.progress_bars = {'globally': False}        # type: ignore[assignment]
-    batch = context.data_sources.add_pandas('memory').add_dataframe_asset('table').add_batch_definition_whole_dataframe('all')
-    suite = gx.ExpectationSuite(name=promises[0].table)
-    for number, promise in enumerate(promises):
-        suite.add_expectation(getattr(gx.expectations, promise.expectation)(**promise.arguments, meta={'rule': number}))
-    suite = context.suites.add(suite)
-    definition = gx.ValidationDefinition(name='check', data=batch, suite=suite)
-    result = dict(definition.run(batch_parameters={'dataframe': table}, result_format='COMPLETE').to_json_dict())
-    result['results'].sort(key=lambda one: one['expectation_config']['meta']['rule'])       # Great Expectations regroups them by column
-    return result
-
-# %% ../../notebooks/lib/03_contracts.ipynb #84dd3168
-def profile(table: 'pd.DataFrame', name: str) -> 'pd.DataFrame':
+# %% ../../notebooks/lib/03_contracts.ipynb #bd795495
+def profile(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
     """One line per column: type, missing share, distinct values and range.
 
     Parameters
@@ -224,13 +299,23 @@ def profile(table: 'pd.DataFrame', name: str) -> 'pd.DataFrame':
     import pandas as pd
 
     with duckdb.connect() as connection:
-        connection.register('described', table)
-        summary = connection.execute('SUMMARIZE described').df()
-    return pd.DataFrame({'table': name, 'column': summary['column_name'], 'type': summary['column_type'], 'rows': len(table),
-                         'missing': summary['null_percentage'].astype(float) / 100, 'distinct': summary['approx_unique'],
-                         'low': summary['min'], 'middle': summary['q50'], 'high': summary['max']})
+        connection.register("described", table)
+        summary = connection.execute("SUMMARIZE described").df()
+    return pd.DataFrame(
+        {
+            "table": name,
+            "column": summary["column_name"],
+            "type": summary["column_type"],
+            "rows": len(table),
+            "missing": summary["null_percentage"].astype(float) / 100,
+            "distinct": summary["approx_unique"],
+            "low": summary["min"],
+            "middle": summary["q50"],
+            "high": summary["max"],
+        }
+    )
 
-# %% ../../notebooks/lib/03_contracts.ipynb #bd795495
+# %% ../../notebooks/lib/03_contracts.ipynb #815a93ce
 @dataclass(frozen=True)
 class Validation:
     """What the check of a snapshot found.
@@ -252,14 +337,66 @@ class Validation:
     """
 
     valid: Snapshot
-    results: 'pd.DataFrame'
-    quarantine: 'pd.DataFrame'
-    quality: 'pd.DataFrame'
-    profile: 'pd.DataFrame'
+    results: "pd.DataFrame"
+    quarantine: "pd.DataFrame"
+    quality: "pd.DataFrame"
+    profile: "pd.DataFrame"
     great_expectations: dict[str, Any]
 
-# %% ../../notebooks/lib/03_contracts.ipynb #98199f3c
-def check_snapshot(project: Project, contract: 'OpenDataContractStandard', snapshot: Snapshot, *, store: str | Path) -> Validation:
+# %% ../../notebooks/lib/03_contracts.ipynb #3ffaf75e
+QUARANTINE_COLUMNS = ["table", "period", "row", "column", "value", "rule", "record"]
+
+# %% ../../notebooks/lib/03_contracts.ipynb #63e2dbc7
+def _time_rule(project: Project, table: str) -> list[Rule]:
+    """The rule that every project with time has: the time column can be read."""
+    sentence, arguments = f"{project.sources[table].time} is a usable time", {"column": "_time"}
+    expectation = "ExpectColumnValuesToNotBeNull"
+    return [Rule(table=table, column="_time", sentence=sentence, expectation=expectation, arguments=arguments)]
+
+
+def _quality_line(
+    project: Project, period: str, name: str, periods: "pd.Series", failures: "pd.DataFrame"
+) -> dict[str, Any]:
+    """How many rows of the period were quarantined; rows without a time count as the period's."""
+    mine = periods.isin([period, "", ALL])
+    broken = failures[failures["row"].map(mine)] if len(failures) else failures
+    rows, count = int(mine.sum()), int(broken["row"].nunique())
+    worst = broken["rule"].value_counts().index
+    return {
+        "period": period,
+        "table": name,
+        "rows": rows,
+        "quarantined": count,
+        "share": count / rows if rows else 0.0,
+        "limit": project.validation.max_quarantined,
+        "worst_rule": worst[0] if len(worst) else None,
+    }
+
+
+def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]:
+    """The pieces of a table without its bad rows (positions over all pieces)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found, start = [], 0
+    for piece in table.pieces:
+        inside = [row - start for row in range(start, start + piece.rows) if row in bad] if bad else []
+        start += piece.rows
+        if inside:
+            rows = pq.read_table(Path(store) / piece.file)
+            keep = pa.array([row not in set(inside) for row in range(piece.rows)])
+            rows = rows.filter(keep)
+            found += write_pieces(
+                rows.append_column("_period", pa.array([piece.period] * rows.num_rows, pa.string())), Path(store)
+            )
+        else:
+            found.append(piece)
+    return found
+
+# %% ../../notebooks/lib/03_contracts.ipynb #b9a46287
+def check_snapshot(
+    project: Project, contract: "OpenDataContractStandard", snapshot: Snapshot, *, store: str | Path
+) -> Validation:
     """Checks all tables of a snapshot and separates valid rows from quarantined rows.
 
     Parameters
@@ -280,56 +417,28 @@ def check_snapshot(project: Project, contract: 'OpenDataContractStandard', snaps
         pieces = [pd.read_parquet(Path(store) / piece.file) for piece in table.pieces]
         rows = pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=[*table.columns])
         periods = pd.Series([piece.period for piece in table.pieces for _ in range(piece.rows)], dtype=str)
-        promises = rules(contract, name)
-        if project.time and project.sources[name].time:
-            promises.append(Rule(table=name, column='_time', sentence=f'{project.sources[name].time} is a usable time',
-                                 expectation='ExpectColumnValuesToNotBeNull', arguments={'column': '_time'}))
+        promises = rules(contract, name) + (_time_rule(project, name) if "_time" in rows else [])
         lines, failures, raw[name] = check_table(rows, promises)
         results.append(lines)
         profiles.append(profile(rows, name))
-        bad = failures['row'].drop_duplicates()
-        records = rows.loc[bad].astype(str).apply(lambda row: json.dumps(row.to_dict(), ensure_ascii=False), axis=1) if len(bad) else pd.Series(dtype=str)
-        quarantine.append(failures.assign(table=name, period=failures['row'].map(periods), record=failures['row'].map(records))[QUARANTINE_COLUMNS])
+        bad = failures["row"].drop_duplicates()
+        record = {row: json.dumps(rows.loc[row].astype(str).to_dict(), ensure_ascii=False) for row in bad}
+        where = {"table": name, "period": failures["row"].map(periods), "record": failures["row"].map(record)}
+        quarantine.append(failures.assign(**where)[QUARANTINE_COLUMNS])
         quality.append(_quality_line(project, snapshot.period, name, periods, failures))
         valid[name] = Table(columns=table.columns, pieces=_valid_pieces(table, set(bad), store))
     facts = {name: table.model_dump() for name, table in valid.items()}
-    return Validation(snapshot.model_copy(update={'tables': valid, 'digest': digest(facts)}), pd.concat(results, ignore_index=True),
-                      pd.concat(quarantine, ignore_index=True), pd.DataFrame(quality), pd.concat(profiles, ignore_index=True), raw)
+    return Validation(
+        snapshot.model_copy(update={"tables": valid, "digest": digest(facts)}),
+        pd.concat(results, ignore_index=True),
+        pd.concat(quarantine, ignore_index=True),
+        pd.DataFrame(quality),
+        pd.concat(profiles, ignore_index=True),
+        raw,
+    )
 
-
-QUARANTINE_COLUMNS = ['table', 'period', 'row', 'column', 'value', 'rule', 'record']
-
-
-def _quality_line(project: Project, period: str, name: str, periods: 'pd.Series', failures: 'pd.DataFrame') -> dict[str, Any]:
-    """How many rows of the period were quarantined; rows without a time count as the period's."""
-    mine = periods.isin([period, '', ALL])
-    broken = failures[failures['row'].map(mine)] if len(failures) else failures
-    rows, count = int(mine.sum()), int(broken['row'].nunique())
-    worst = broken['rule'].value_counts().index
-    return {'period': period, 'table': name, 'rows': rows, 'quarantined': count, 'share': count / rows if rows else 0.0,
-            'limit': project.validation.max_quarantined, 'worst_rule': worst[0] if len(worst) else None}
-
-
-def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]:
-    """The pieces of a table without its bad rows (positions over all pieces)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found, start = [], 0
-    for piece in table.pieces:
-        inside = [row - start for row in range(start, start + piece.rows) if row in bad] if bad else []
-        start += piece.rows
-        if inside:
-            rows = pq.read_table(Path(store) / piece.file)
-            keep = pa.array([row not in set(inside) for row in range(piece.rows)])
-            rows = rows.filter(keep)
-            found += write_pieces(rows.append_column('_period', pa.array([piece.period] * rows.num_rows, pa.string())), Path(store))
-        else:
-            found.append(piece)
-    return found
-
-# %% ../../notebooks/lib/03_contracts.ipynb #3ffaf75e
-def require_quality(project: Project, quality: 'pd.DataFrame') -> None:
+# %% ../../notebooks/lib/03_contracts.ipynb #50bb73fc
+def require_quality(project: Project, quality: "pd.DataFrame") -> None:
     """Stops when more rows were quarantined than the project allows.
 
     Parameters
@@ -344,8 +453,14 @@ def require_quality(project: Project, quality: 'pd.DataFrame') -> None:
         If a share is above `validation.max_quarantined`.
     """
     limit = project.validation.max_quarantined
-    bad = quality[quality['share'] > limit]
+    bad = quality[quality["share"] > limit]
     if len(bad):
-        lines = [f'  - {one.table}: {one.quarantined} of {one.rows} rows ({one.share:.1%}), most often "{one.worst_rule}"' for one in bad.itertuples()]
-        raise InputError(f'too many rows break the contract (allowed: {limit:.1%} of a period, validation.max_quarantined):\n' + '\n'.join(lines)
-                         + '\nRepair the delivery, or change contract.yaml if the data is right.')
+        lines = [
+            f'  - {one.table}: {one.quarantined} of {one.rows} rows ({one.share:.1%}), most often "{one.worst_rule}"'
+            for one in bad.itertuples()
+        ]
+        raise InputError(
+            f"too many rows break the contract (allowed: {limit:.1%} of a period, validation.max_quarantined):\n"
+            + "\n".join(lines)
+            + "\nRepair the delivery, or change contract.yaml if the data is right."
+        )

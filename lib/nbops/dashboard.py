@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'COLUMNS', 'ReportError', 'Report', 'newest_report', 'read_
            'performance_card', 'attention_card', 'drift_card', 'distribution_card', 'quality_card', 'decisions_card',
            'versions_card', 'monitoring_page']
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c003
+# %% ../../notebooks/lib/21_dashboard.ipynb #9ae44b2b
 import html
 import json
 import math
@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from . import pages, plots
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c005
+# %% ../../notebooks/lib/21_dashboard.ipynb #4b47f024
 FORMAT = 1
 COLUMNS = {
     "performance": "period model version rows labelled coverage complete reference limit",
@@ -33,11 +33,11 @@ COLUMNS = {
                 "trained_until rows digest",
 }  # fmt: skip
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c006
+# %% ../../notebooks/lib/21_dashboard.ipynb #f9f207b2
 class ReportError(ValueError):
     """A report is there but cannot be read; the message is one sentence for the page's reader."""
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c008
+# %% ../../notebooks/lib/21_dashboard.ipynb #f52b78ea
 @dataclass(frozen=True)
 class Report:
     """What stage 95_report wrote for a period.
@@ -59,7 +59,7 @@ class Report:
     tables: dict
     seconds: dict
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c012
+# %% ../../notebooks/lib/21_dashboard.ipynb #80819058
 def newest_report(store) -> Path | None:
     """Report folder of the newest period that has one.
 
@@ -76,7 +76,7 @@ def newest_report(store) -> Path | None:
     found = sorted(Path(store).glob("products/*/95_report/summary.json"), key=lambda path: path.parts[-3])
     return found[-1].parent if found else None
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c014
+# %% ../../notebooks/lib/21_dashboard.ipynb #d2a90447
 def _read_table(path, columns):
     """One table of a report, with the periods as text."""
     try:
@@ -101,7 +101,7 @@ def _read_json(path):
         raise ReportError(f"{path.name} in {path.parent} holds no JSON object.")
     return value
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c015
+# %% ../../notebooks/lib/21_dashboard.ipynb #4c6fcab2
 def read_report(folder) -> Report:
     """A report from its folder.
 
@@ -122,7 +122,9 @@ def read_report(folder) -> Report:
     folder = Path(folder)
     summary = _read_json(folder / "summary.json")
     if summary.get("format") != FORMAT:
-        raise ReportError(f"summary.json in {folder} has format {summary.get('format')}, this page reads format {FORMAT}.")
+        raise ReportError(
+            f"summary.json in {folder} has format {summary.get('format')}, this page reads format {FORMAT}."
+        )
     needed = {"project", "period", "health", "champion", "decision", "next"} - set(summary)
     if needed:
         raise ReportError(f"summary.json in {folder} has no {', '.join(sorted(needed))}.")
@@ -132,10 +134,12 @@ def read_report(folder) -> Report:
         raise ReportError(f"performance.parquet in {folder} has no column {metric}, the project's metric.")
     run = folder.parent / "run.json"
     stages = _read_json(run).get("stages", {}) if run.is_file() else {}
-    seconds = {name: stage["seconds"] for name, stage in stages.items() if isinstance(stage, dict) and stage.get("seconds")}
+    seconds = {
+        name: stage["seconds"] for name, stage in stages.items() if isinstance(stage, dict) and stage.get("seconds")
+    }
     return Report(folder, summary, tables, seconds)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c020
+# %% ../../notebooks/lib/21_dashboard.ipynb #92630fdc
 def header_section(report: Report) -> widgets.HTML:
     """Title, purpose, freshness and the health sentence.
 
@@ -158,10 +162,10 @@ def header_section(report: Report) -> widgets.HTML:
     )
     return widgets.HTML(
         f'<header class="nb-head"><div><div class="nb-eyebrow">Model monitoring · {html.escape(plots.period_label(summary["period"]))}'
-        f'</div><h1>{html.escape(project["title"])}</h1><p>{html.escape(project["purpose"])}</p></div>'
+        f"</div><h1>{html.escape(project['title'])}</h1><p>{html.escape(project['purpose'])}</p></div>"
         f'<div class="nb-meta">{fresh}</div></header>'
         f'<section class="nb-health nb-{status}" aria-label="Health">{pages.pill(word.get(status, status), status)}'
-        f'<p>{html.escape(health["headline"])}</p></section>'
+        f"<p>{html.escape(health['headline'])}</p></section>"
     )
 
 
@@ -170,7 +174,7 @@ def _time(text):
     time = pd.to_datetime(text, utc=True, errors="coerce")
     return "–" if pd.isna(time) else time.strftime("%-d %b %Y, %H:%M UTC")
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c023
+# %% ../../notebooks/lib/21_dashboard.ipynb #6f5eb56f
 def _champion_rows(report):
     """The serving model's rows with a known metric, oldest first."""
     table, metric = report.tables["performance"], report.summary["project"]["metric"]
@@ -178,7 +182,7 @@ def _champion_rows(report):
         return table.iloc[:0]
     return table[table["model"] == "champion"].dropna(subset=[metric]).sort_values("period")
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c024
+# %% ../../notebooks/lib/21_dashboard.ipynb #655d0eb5
 def _performance_kpi(report):
     """The project's metric against what it was at release."""
     metric, rows = report.summary["project"]["metric"], _champion_rows(report)
@@ -186,7 +190,9 @@ def _performance_kpi(report):
     if rows.empty:
         return pages.kpi(name, "–", "", "No labels have arrived yet", status=("Unknown", "mute"))
     last = whole.iloc[-1] if len(whole) else rows.iloc[-1]
-    value, limit, reference = (float(v) if pd.notna(v) else math.nan for v in (last[metric], last["limit"], last["reference"]))
+    value, limit, reference = (
+        float(v) if pd.notna(v) else math.nan for v in (last[metric], last["limit"], last["reference"])
+    )
     below = value < limit  # a comparison with a missing number is false
     status = ("Below limit", "act") if below else ("Good", "good")
     if not below and value < (reference + limit) / 2:
@@ -194,9 +200,11 @@ def _performance_kpi(report):
     if not len(whole):
         status = ("Labels incomplete", "mute")
     change = "" if math.isnan(reference) else f"{plots.number(value - reference, signed=True)} against release"
-    return pages.kpi(name, plots.number(value), plots.period_label(last["period"]), change, status=status, series=rows[metric])
+    return pages.kpi(
+        name, plots.number(value), plots.period_label(last["period"]), change, status=status, series=rows[metric]
+    )
 
-
+# %% ../../notebooks/lib/21_dashboard.ipynb #cb86525f
 def _error_kpi(report):
     """Calibration, or the error a regression makes."""
     rows = _champion_rows(report)
@@ -213,12 +221,21 @@ def _error_kpi(report):
     detail = "predictions against what happened"
     if {"mean_prediction", "positive_rate"} <= set(rows):
         detail = f"predicted {100 * last['mean_prediction']:.1f}\u00a0%, seen {100 * last['positive_rate']:.1f}\u00a0%"
-    limit = next((abs(r["limit"]) for r in report.summary["decision"]["reasons"] if metric in r.get("rule", "") and r.get("limit")), None)
+    limit = next(
+        (
+            abs(r["limit"])
+            for r in report.summary["decision"]["reasons"]
+            if metric in r.get("rule", "") and r.get("limit")
+        ),
+        None,
+    )
     value = 100 * last[metric]
     status = None if limit is None else ("Over limit", "act") if abs(value) > 100 * limit else ("Good", "good")
-    return pages.kpi("Calibration gap", plots.number(value, 1, signed=True), "points", detail, status=status, series=rows[metric])
+    return pages.kpi(
+        "Calibration gap", plots.number(value, 1, signed=True), "points", detail, status=status, series=rows[metric]
+    )
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c025
+# %% ../../notebooks/lib/21_dashboard.ipynb #c59bedea
 def _drift_kpi(report):
     """How many features left their band in the last period."""
     table = report.tables["drift"]
@@ -230,7 +247,9 @@ def _drift_kpi(report):
     total = table.loc[table["period"] == counts.index[-1], "feature"].nunique()
     status = ("Drifted", "watch") if drift else ("Watch", "watch") if watch else ("Stable", "good")
     detail = f"{watch or 'none'} more to watch in {plots.period_label(counts.index[-1])}"
-    return pages.kpi("Features drifted", str(drift), f"of {total}", detail, status=status, series=counts["drift"].astype(float))
+    return pages.kpi(
+        "Features drifted", str(drift), f"of {total}", detail, status=status, series=counts["drift"].astype(float)
+    )
 
 
 def _quality_kpi(report):
@@ -255,7 +274,7 @@ def _cost_kpi(report):
     value, unit = (plots.number(total / 60, 1), "min") if total >= 90 else (plots.number(total, 1), "s")
     return pages.kpi("Last run took", value, unit, f"{100 * report.seconds[slowest] / total:.0f} % of it in {slowest}")
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c026
+# %% ../../notebooks/lib/21_dashboard.ipynb #1f535d99
 def key_numbers(report: Report) -> widgets.HTML:
     """The row of cards with key numbers.
 
@@ -271,12 +290,12 @@ def key_numbers(report: Report) -> widgets.HTML:
     parts = (_performance_kpi, _error_kpi, _drift_kpi, _quality_kpi, _cost_kpi)
     return widgets.HTML(f'<div class="nb-kpis">{"".join(part(report) for part in parts)}</div>')
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c029
+# %% ../../notebooks/lib/21_dashboard.ipynb #9c34fafb
 def _nothing(reason):
     """What a card holds when there is nothing to draw."""
     return f'<p class="nb-none">{html.escape(reason)}</p>'
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c030
+# %% ../../notebooks/lib/21_dashboard.ipynb #09eae276
 def performance_card(report: Report) -> widgets.VBox:
     """The serving model by period against its limit and the never-retrained model.
 
@@ -295,13 +314,15 @@ def performance_card(report: Report) -> widgets.VBox:
     partial = rows[~rows["complete"].astype(bool)] if len(rows) else rows
     note = f"{plots.metric_label(metric)} of the model that served, on rows whose outcome is known."
     if rows.empty:
-        return pages.card(figure.layout.title.text, note, _nothing("No labels have arrived for a period a model has scored."), span=8)
+        return pages.card(
+            figure.layout.title.text, note, _nothing("No labels have arrived for a period a model has scored."), span=8
+        )
     if len(partial):
         last = partial.iloc[-1]
         note += f" {plots.period_label(last['period'])} has {100 * last['coverage']:.0f} % of its labels so far."
     return pages.card(figure.layout.title.text, note, pages.figure_box(figure, 344)[0], span=8)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c032
+# %% ../../notebooks/lib/21_dashboard.ipynb #fd25198a
 def attention_card(report: Report) -> widgets.VBox:
     """What needs a person, most urgent first, and what happens next.
 
@@ -325,12 +346,18 @@ def attention_card(report: Report) -> widgets.VBox:
     )
     entries = f'<ul class="nb-list">{entries}</ul>' if entries else '<p class="nb-sub">Nothing is open.</p>'
     urgent = sum(item["level"] in ("act", "watch") for item in items)
-    title = "Nothing needs attention" if urgent == 0 else "1 thing needs attention" if urgent == 1 else f"{urgent} things need attention"
+    title = (
+        "Nothing needs attention"
+        if urgent == 0
+        else "1 thing needs attention"
+        if urgent == 1
+        else f"{urgent} things need attention"
+    )
     after = report.summary["next"] or {}
     step = f'<div class="nb-next"><h3>What happens next</h3><p>{html.escape(after.get("what") or "Nothing is planned.")}</p></div>'
     return pages.card(title, "Most urgent first.", f'<div class="nb-fill">{entries}{step}</div>', span=4)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c035
+# %% ../../notebooks/lib/21_dashboard.ipynb #b0da5878
 def drift_card(report: Report, *, top: int = 12) -> widgets.VBox:
     """Drift by feature and period, with a control to show every feature.
 
@@ -350,11 +377,17 @@ def drift_card(report: Report, *, top: int = 12) -> widgets.VBox:
     total, message = table["feature"].nunique(), widgets.HTML()
     note = "Population stability index against the rows the model was trained on. Most drifted features on top."
     if table.empty:
-        return pages.card(figure.layout.title.text, note, _nothing("The first period has nothing before it to compare with."), span=7)
+        return pages.card(
+            figure.layout.title.text, note, _nothing("The first period has nothing before it to compare with."), span=7
+        )
     box, widget = pages.figure_box(figure, 84 + 27 * min(top, total))
     bands = (("stable", "Stable, below 0.10"), ("watch", "Watch, 0.10 to 0.25"), ("drift", "Drifted, 0.25 and above"))
-    legend = widgets.HTML('<div class="nb-bands">' + "".join(f'<span class="nb-band-{k}">{t}</span>' for k, t in bands) + "</div>")
-    button = widgets.ToggleButton(description=f"Show all {total} features", layout={"width": "auto"}).add_class("nb-button")
+    legend = widgets.HTML(
+        '<div class="nb-bands">' + "".join(f'<span class="nb-band-{k}">{t}</span>' for k, t in bands) + "</div>"
+    )
+    button = widgets.ToggleButton(description=f"Show all {total} features", layout={"width": "auto"}).add_class(
+        "nb-button"
+    )
 
     def change(event):
         shown = total if event["new"] else top
@@ -366,7 +399,7 @@ def drift_card(report: Report, *, top: int = 12) -> widgets.VBox:
     parts = [legend, box, message, button] if total > top else [legend, box]
     return pages.card(figure.layout.title.text, note, *parts, span=7)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c038
+# %% ../../notebooks/lib/21_dashboard.ipynb #bf31fc26
 def _drift_status(drift, feature, period):
     """Pill and number of a feature's drift in a period."""
     row = drift[(drift["feature"] == feature) & (drift["period"] == period)]
@@ -375,7 +408,7 @@ def _drift_status(drift, feature, period):
     words = {"stable": ("Stable", "good"), "watch": ("Watch", "watch"), "drift": ("Drifted", "act")}
     return f"{pages.pill(*words.get(row['status'].iloc[0], ('Unknown', 'mute')))} <span>PSI {plots.number(row['psi'].iloc[0], 2)}</span>"
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c039
+# %% ../../notebooks/lib/21_dashboard.ipynb #2e1b3437
 def distribution_card(report: Report) -> widgets.VBox:
     """One feature's distribution in one period, with filters for both.
 
@@ -391,7 +424,9 @@ def distribution_card(report: Report) -> widgets.VBox:
     shares, drift = report.tables["distributions"], report.tables["drift"]
     note = "Share of rows by bin, against the rows the model was trained on."
     if shares.empty:
-        return pages.card("No distributions to compare yet", note, _nothing("They are compared from the second period on."), span=5)
+        return pages.card(
+            "No distributions to compare yet", note, _nothing("They are compared from the second period on."), span=5
+        )
     periods = sorted(shares["period"].unique(), reverse=True)
     order = drift[drift["period"] == periods[0]].sort_values("psi", ascending=False)["feature"].tolist()
     features = [*order, *(f for f in shares["feature"].unique() if f not in order)]
@@ -415,7 +450,7 @@ def distribution_card(report: Report) -> widgets.VBox:
     change()
     return result
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c042
+# %% ../../notebooks/lib/21_dashboard.ipynb #9766b593
 def quality_card(report: Report) -> widgets.VBox:
     """Quarantined share by period, and the last period's tables in numbers.
 
@@ -447,7 +482,7 @@ def quality_card(report: Report) -> widgets.VBox:
     parts = [pages.figure_box(figure, 240)[0]] if table["period"].nunique() > 1 else []
     return pages.card(figure.layout.title.text, note, *parts, numbers, span=7)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c045
+# %% ../../notebooks/lib/21_dashboard.ipynb #4c94e2e9
 def decisions_card(report: Report) -> widgets.VBox:
     """Decision of every period with its reason and what came of it.
 
@@ -476,15 +511,21 @@ def decisions_card(report: Report) -> widgets.VBox:
     count = int(table["released"].astype(bool).sum())
     title = f"{count} release{'' if count == 1 else 's'} in {len(table)} period{'' if len(table) == 1 else 's'}"
     long = " nb-long" if len(entries) > 7 else ""
-    timeline = f'<ol class="nb-timeline{long}" tabindex="0" aria-label="Decisions, newest first">{"".join(entries)}</ol>'
+    timeline = (
+        f'<ol class="nb-timeline{long}" tabindex="0" aria-label="Decisions, newest first">{"".join(entries)}</ol>'
+    )
     return pages.card(title, "What the retraining policy decided, newest first.", timeline, span=5)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c048
+# %% ../../notebooks/lib/21_dashboard.ipynb #0016190d
 def _difference(row, ends):
     """Number and drawing of a version's difference to the champion of its day."""
     if pd.isna(row.champion_value):
         return "–"
-    drawing = "" if pd.isna(row.difference_low) else pages.interval(float(row.difference_low), float(row.difference_high), ends)
+    drawing = (
+        ""
+        if pd.isna(row.difference_low)
+        else pages.interval(float(row.difference_low), float(row.difference_high), ends)
+    )
     return f'<span class="nb-difference">{plots.number(row.value - row.champion_value, signed=True)}{drawing}</span>'
 
 
@@ -495,7 +536,7 @@ def _span(start, end):
         return "–"
     return f"{first.strftime('%-d %b' if first.year == last.year else '%-d %b %Y')} to {last.strftime('%-d %b %Y')}"
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c049
+# %% ../../notebooks/lib/21_dashboard.ipynb #a4402581
 def versions_card(report: Report, *, newest: int = 12) -> widgets.VBox:
     """The champion, and every version with how it compared to the champion of its day.
 
@@ -538,7 +579,7 @@ def versions_card(report: Report, *, newest: int = 12) -> widgets.VBox:
     made = pages.table(columns, numeric={list(columns)[2], "Rows"}, caption="Model versions, newest first")
     return pages.card(title, note, made + more, span=12)
 
-# %% ../../notebooks/lib/21_dashboard.ipynb #c052
+# %% ../../notebooks/lib/21_dashboard.ipynb #8fd73739
 def monitoring_page(store) -> widgets.Widget:
     """The monitoring page of a store.
 
@@ -566,10 +607,17 @@ def monitoring_page(store) -> widgets.Widget:
             pages.grid(versions_card(report)),
         )  # fmt: skip
     except ReportError as error:
-        return pages.notice("The newest report cannot be read", f"{error} Write it again, then reload this page.", "make run", kind="act")
+        return pages.notice(
+            "The newest report cannot be read",
+            f"{error} Write it again, then reload this page.",
+            "make run",
+            kind="act",
+        )
     except Exception as error:
         if not pages.in_voila():
             raise
         reason = f"The report in {folder} does not have the expected content ({type(error).__name__})."
-        return pages.notice("The newest report cannot be shown", f"{reason} Write it again, then reload.", "make run", kind="act")
+        return pages.notice(
+            "The newest report cannot be shown", f"{reason} Write it again, then reload.", "make run", kind="act"
+        )
     return widgets.VBox(list(rows)).add_class("nb-page")

@@ -51,15 +51,15 @@ def fingerprint(project: Project) -> str:
     """
     import importlib.util
 
-    files = sorted(Path(__file__).parent.glob('*.py')) if '__file__' in globals() else []
+    files = sorted(Path(__file__).parent.glob("*.py")) if "__file__" in globals() else []
     if project.features.builder:
-        found = importlib.util.find_spec(project.features.builder.partition(':')[0])
+        found = importlib.util.find_spec(project.features.builder.partition(":")[0])
         files += [Path(found.origin)] if found and found.origin else []
-    files += [project.root / name for name in ('project.yaml', 'contract.yaml') if (project.root / name).is_file()]
+    files += [project.root / name for name in ("project.yaml", "contract.yaml") if (project.root / name).is_file()]
     files += [file for source in project.sources.values() for file in locate(source.path, project.root)]
     total = hashlib.sha256()
     for file in files:
-        total.update(f'{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0'.encode())
+        total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
     return total.hexdigest()[:16]
 
 # %% ../../notebooks/lib/15_engine.ipynb #72040673
@@ -82,16 +82,19 @@ def parameters(project: Project, period: str, *, store: str | None = None) -> di
     InputError
         If `env.yaml` cannot be read.
     """
-    file = project.root / 'env.yaml'
+    file = project.root / "env.yaml"
     try:
-        env = yaml.safe_load(file.read_text(encoding='utf-8')) if file.is_file() else {}
+        env = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except yaml.YAMLError as error:
-        raise InputError(f'{file} cannot be read as YAML: {error}') from None
-    env = {'root': '.', 'store': 'store', 'seed': 0, 'sample': 1.0, **env} | ({'store': store} if store else {})
-    folder = project.root / env['store']
-    state = {'fingerprint': fingerprint(project), 'champion': registry.stamp(registry.champion_before(project, folder, period)),
-             'history': report_before(project, folder, period)}
-    return {**env, 'period': period, **state}
+        raise InputError(f"{file} cannot be read as YAML: {error}") from None
+    env = {"root": ".", "store": "store", "seed": 0, "sample": 1.0, **env} | ({"store": store} if store else {})
+    folder = project.root / env["store"]
+    state = {
+        "fingerprint": fingerprint(project),
+        "champion": registry.stamp(registry.champion_before(project, folder, period)),
+        "history": report_before(project, folder, period),
+    }
+    return {**env, "period": period, **state}
 
 # %% ../../notebooks/lib/15_engine.ipynb #b5b79c90
 class StageError(RuntimeError):
@@ -118,18 +121,21 @@ def explain(stage: str, error: BaseException, notebook: Path) -> Exception:
     name, text = type(error).__name__, str(error).strip()
     cause: Any = error
     while cause is not None:
-        if hasattr(cause, 'ename'):
+        if hasattr(cause, "ename"):
             name, text = cause.ename, cause.evalue
         elif isinstance(cause, OSError):
-            name, text = 'OSError', str(cause)
+            name, text = "OSError", str(cause)
         cause = cause.__cause__
-    text = re.sub(r'\x1b\[[0-9;]*m', '', text)
-    if name == 'InputError':
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    if name == "InputError":
         return InputError(text)
     if os.strerror(errno.ENOSPC) in text:
-        return StageError(f'stage {stage} failed: the disk is full ({text.splitlines()[0]}). Nothing half-written was kept. Free some space, then give the same command.')
-    see = f' See {notebook}, then give the same command.' if notebook.is_file() else ' Then give the same command.'
-    return StageError(f'stage {stage} failed: {name}: {text.splitlines()[0] if text else ""}.{see}')
+        return StageError(
+            f"stage {stage} failed: the disk is full ({text.splitlines()[0]}). Nothing half-written was kept. "
+            "Free some space, then give the same command."
+        )
+    see = f" See {notebook}, then give the same command." if notebook.is_file() else " Then give the same command."
+    return StageError(f"stage {stage} failed: {name}: {text.splitlines()[0] if text else ''}.{see}")
 
 # %% ../../notebooks/lib/15_engine.ipynb #7a9ad2ea
 def check_period(project: Project, period: str) -> None:
@@ -148,8 +154,10 @@ def check_period(project: Project, period: str) -> None:
     as_of(project, period)
     first, last = coverage(project)
     if not first <= period <= last:
-        when = 'lies in the future of the data' if period > last else 'lies before the data'
-        raise InputError(f'period {period} {when}: {project.table} covers {first} to {last}. Choose a period in that range, or deliver the data.')
+        when = "lies in the future of the data" if period > last else "lies before the data"
+        raise InputError(
+            f"period {period} {when}: {project.table} covers {first} to {last}. Choose a period in that range, or deliver the data."
+        )
 
 # %% ../../notebooks/lib/15_engine.ipynb #b605f5b7
 def next_period(project: Project, *, store: str | None = None) -> str | None:
@@ -165,9 +173,11 @@ def next_period(project: Project, *, store: str | None = None) -> str | None:
     str or None
         None when everything was run.
     """
-    folder = project.root / (store or parameters(project, ALL)['store'])
+    folder = project.root / (store or parameters(project, ALL)["store"])
     first, last = coverage(project)
-    done = sorted({one['payload']['period'] for one in records(folder, 'report') if one['subject'].startswith(f'{project.name}@')})
+    done = sorted(
+        {one["payload"]["period"] for one in records(folder, "report") if one["subject"].startswith(f"{project.name}@")}
+    )
     if not done:
         return first
     if project.time is None:
@@ -202,8 +212,15 @@ class PeriodResult:
         return sum(one is not None for one in self.stages.values())
 
 # %% ../../notebooks/lib/15_engine.ipynb #d5bcc2b2
-ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'PLOOMBER_STATS_ENABLED': 'false', 'MLFLOW_DISABLE_TELEMETRY': 'true',
-               'DO_NOT_TRACK': 'true', 'GX_ANALYTICS_ENABLED': 'false', 'PYDEVD_DISABLE_FILE_VALIDATION': '1'}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PLOOMBER_STATS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
 
 # %% ../../notebooks/lib/15_engine.ipynb #9d957c12
 @contextlib.contextmanager
@@ -221,16 +238,41 @@ def one_run_at_a_time(store: Path, tell: Callable[[str], None] = print) -> Itera
     None
     """
     store.mkdir(parents=True, exist_ok=True)
-    with open(store / '.lock', 'w') as lock:
+    with open(store / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell(f'another run is at work in {store}; waiting for it')
+            tell(f"another run is at work in {store}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 # %% ../../notebooks/lib/15_engine.ipynb #bb9893ac
-def build(project: Project, env: dict[str, Any], *, tell: Callable[[str, float | None], None]) -> dict[str, float | None]:
+def _run_task(task: Any) -> Any:
+    """Runs one Ploomber task; afterwards there are complete products, or none that look finished."""
+    notebook = Path(str(task.product["nb"] if hasattr(task.product, "keys") or len(task.product) > 1 else task.product))
+    for product in task.product:
+        product.metadata.delete()
+        product.metadata.clear()
+    quiet = {
+        "progress_bar": False,
+        "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
+    }  # a warning about TCP at every start
+    task.executor_params = {**task.executor_params, **quiet}
+    failed = notebook.with_name(f"{notebook.stem}.failed.ipynb")
+    failed.unlink(missing_ok=True)
+    try:
+        return task._build(catch_exceptions=True)[0]
+    except (Exception, KeyboardInterrupt) as error:
+        if notebook.is_file():
+            os.replace(notebook, failed)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise explain(task.name, error, failed) from error
+
+# %% ../../notebooks/lib/15_engine.ipynb #0dedf37a
+def build(
+    project: Project, env: dict[str, Any], *, tell: Callable[[str, float | None], None]
+) -> dict[str, float | None]:
     """Builds `pipeline.yaml` with the given parameters.
 
     Parameters
@@ -253,7 +295,7 @@ def build(project: Project, env: dict[str, Any], *, tell: Callable[[str, float |
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with warnings.catch_warnings(), contextlib.chdir(project.root):
-        warnings.simplefilter('ignore')
+        warnings.simplefilter("ignore")
         from ploomber.constants import TaskStatus
         from ploomber.executors.abc import Executor
         from ploomber.spec import DAGSpec
@@ -276,35 +318,51 @@ def build(project: Project, env: dict[str, Any], *, tell: Callable[[str, float |
                 return reports
 
         try:
-            dag = DAGSpec('pipeline.yaml', env=env).to_dag()
+            dag = DAGSpec("pipeline.yaml", env=env).to_dag()
             dag.executor = Stages()
             dag.render(show_progress=False)
         except Exception as error:
-            raise StageError(f'pipeline.yaml cannot be used: {str(error).strip()}') from error
+            raise StageError(f"pipeline.yaml cannot be used: {str(error).strip()}") from error
         dag.build(show_progress=False)
     return done
 
+# %% ../../notebooks/lib/15_engine.ipynb #e333befe
+def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[str, Any]) -> None:
+    """Writes `run.json` and the ledger's record of the run; stages that were up to date keep their earlier seconds."""
+    folder = store / "products" / result.period
+    file = folder / "run.json"
+    known = json.loads(file.read_text(encoding="utf-8"))["stages"] if file.is_file() else {}
+    stages = {
+        name: {
+            "seconds": known.get(name, {}).get("seconds") if seconds is None else round(seconds, 3),
+            "products": {
+                one.name: hashlib.sha256(one.read_bytes()).hexdigest()
+                for one in sorted((folder / name).glob("[!.]*"))
+                if one.is_file()
+            },
+        }
+        for name, seconds in result.stages.items()
+    }
+    facts = {
+        "format": 1,
+        "period": result.period,
+        "parameters": env,
+        "stages": stages,
+        "seconds": round(result.seconds, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(facts, file)
+    record(
+        store,
+        "run",
+        subject=f"{project.name}@{result.period}",
+        payload={"parameters": env, "ran": result.ran, "seconds": round(result.seconds, 3)},
+    )
 
-def _run_task(task: Any) -> Any:
-    """Runs one Ploomber task; afterwards there are complete products, or none that look finished."""
-    notebook = Path(str(task.product['nb'] if hasattr(task.product, 'keys') or len(task.product) > 1 else task.product))
-    for product in task.product:
-        product.metadata.delete()
-        product.metadata.clear()
-    task.executor_params = {**task.executor_params, 'progress_bar': False}
-    failed = notebook.with_name(f'{notebook.stem}.failed.ipynb')
-    failed.unlink(missing_ok=True)
-    try:
-        return task._build(catch_exceptions=True)[0]
-    except (Exception, KeyboardInterrupt) as error:
-        if notebook.is_file():
-            os.replace(notebook, failed)
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise explain(task.name, error, failed) from error
-
-# %% ../../notebooks/lib/15_engine.ipynb #f3fda4b4
-def run_period(project: Project, period: str, *, store: str | None = None, tell: Callable[[str, float | None], None] | None = None) -> PeriodResult:
+# %% ../../notebooks/lib/15_engine.ipynb #4df19614
+def run_period(
+    project: Project, period: str, *, store: str | None = None, tell: Callable[[str, float | None], None] | None = None
+) -> PeriodResult:
     """Runs the pipeline for one period.
 
     Parameters
@@ -327,34 +385,26 @@ def run_period(project: Project, period: str, *, store: str | None = None, tell:
     """
     check_period(project, period)
     env, start = parameters(project, period, store=store), time.perf_counter()
-    folder = project.root / env['store']
+    folder = project.root / env["store"]
     with one_run_at_a_time(folder):
         env = parameters(project, period, store=store)
         result = PeriodResult(period, build(project, env, tell=tell or (lambda stage, seconds: None)))
         result.seconds = time.perf_counter() - start
-        summary = report_folder(folder, period) / 'summary.json'
-        result.summary = json.loads(summary.read_text(encoding='utf-8')) if summary.is_file() else {}
+        summary = report_folder(folder, period) / "summary.json"
+        result.summary = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
         if result.ran:
             _write_run(project, folder, result, env)
     return result
 
-
-def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[str, Any]) -> None:
-    """Writes `run.json` and the ledger's record of the run; stages that were up to date keep their earlier seconds."""
-    folder = store / 'products' / result.period
-    file = folder / 'run.json'
-    known = json.loads(file.read_text(encoding='utf-8'))['stages'] if file.is_file() else {}
-    stages = {name: {'seconds': known.get(name, {}).get('seconds') if seconds is None else round(seconds, 3),
-                     'products': {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in sorted((folder / name).glob('[!.]*')) if one.is_file()}}
-              for name, seconds in result.stages.items()}
-    facts = {'format': 1, 'period': result.period, 'parameters': env, 'stages': stages, 'seconds': round(result.seconds, 3),
-             'finished': datetime.now(UTC).isoformat(timespec='seconds')}
-    write_json(facts, file)
-    record(store, 'run', subject=f'{project.name}@{result.period}', payload={'parameters': env, 'ran': result.ran, 'seconds': round(result.seconds, 3)})
-
-# %% ../../notebooks/lib/15_engine.ipynb #39acf280
-def replay(project: Project, first: str, last: str, *, store: str | None = None,
-           tell: Callable[[str, str, float | None], None] | None = None) -> Iterator[PeriodResult]:
+# %% ../../notebooks/lib/15_engine.ipynb #d7b33ffe
+def replay(
+    project: Project,
+    first: str,
+    last: str,
+    *,
+    store: str | None = None,
+    tell: Callable[[str, str, float | None], None] | None = None,
+) -> Iterator[PeriodResult]:
     """Runs every period from first to last and yields the results.
 
     Parameters
@@ -384,7 +434,7 @@ def replay(project: Project, first: str, last: str, *, store: str | None = None,
         report = (lambda stage, seconds, period=period: tell(period, stage, seconds)) if tell else None
         yield run_period(project, period, store=store, tell=report)
 
-# %% ../../notebooks/lib/15_engine.ipynb #17cc88d3
+# %% ../../notebooks/lib/15_engine.ipynb #ca556902
 def outcomes(project: Project, periods: list[str], *, store: str | None = None) -> list[dict[str, Any]]:
     """What each period brought: decision, champion and realized primary metric.
 
@@ -401,20 +451,33 @@ def outcomes(project: Project, periods: list[str], *, store: str | None = None) 
     """
     import pandas as pd
 
-    folder = project.root / (store or parameters(project, ALL)['store'])
+    folder = project.root / (store or parameters(project, ALL)["store"])
     lines = []
     for period in periods:
         report = report_folder(folder, period)
-        if not (report / 'summary.json').is_file():
+        if not (report / "summary.json").is_file():
             continue
-        summary = json.loads((report / 'summary.json').read_text(encoding='utf-8'))
-        decisions = pd.read_parquet(report / 'decisions.parquet').set_index('period').loc[period]
-        performance = pd.read_parquet(report / 'performance.parquet')
-        now = performance[performance['period'] == period].set_index('model') if len(performance) else performance
-        name = summary['project']['metric']
-        values = {role: float(now.loc[role, name]) if len(now) and role in now.index and name in now and now.loc[role, name] == now.loc[role, name] else None
-                  for role in ('champion', 'first')}
-        after = decisions['version_after']
-        lines.append({'period': period, 'decision': decisions['action'] + (' → released' if decisions['released'] else ' → refused' if decisions['action'] != 'keep' else ''),
-                      'champion': None if pd.isna(after) else int(after), 'metric': values['champion'], 'never_retrained': values['first'], 'why': decisions['reasons']})
+        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+        decisions = pd.read_parquet(report / "decisions.parquet").set_index("period").loc[period]
+        performance = pd.read_parquet(report / "performance.parquet")
+        now = performance[performance["period"] == period].set_index("model") if len(performance) else performance
+        name = summary["project"]["metric"]
+        values = {
+            role: float(now.loc[role, name])
+            if len(now) and role in now.index and name in now and now.loc[role, name] == now.loc[role, name]
+            else None
+            for role in ("champion", "first")
+        }
+        after = decisions["version_after"]
+        lines.append(
+            {
+                "period": period,
+                "decision": decisions["action"]
+                + (" → released" if decisions["released"] else " → refused" if decisions["action"] != "keep" else ""),
+                "champion": None if pd.isna(after) else int(after),
+                "metric": values["champion"],
+                "never_retrained": values["first"],
+                "why": decisions["reasons"],
+            }
+        )
     return lines

@@ -17,10 +17,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/07_evaluation.ipynb #10f4c27e
-PRIMARY = {'binary': 'roc_auc', 'multiclass': 'roc_auc', 'regression': 'r2'}
+PRIMARY = {"binary": "roc_auc", "multiclass": "roc_auc", "regression": "r2"}
 
 # %% ../../notebooks/lib/07_evaluation.ipynb #0374f274
-def metrics(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame') -> dict[str, float]:
+def _auc(y: np.ndarray, p: np.ndarray) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney U, ties count half); NaN with one class."""
+    from scipy.stats import rankdata
+
+    positive = int(y.sum())
+    if not 0 < positive < len(y):
+        return float("nan")
+    return float((rankdata(p)[y == 1].sum() - positive * (positive + 1) / 2) / (positive * (len(y) - positive)))
+
+
+def _one_against_rest(truth: np.ndarray, chances: np.ndarray, classes: list[str]) -> float:
+    """Mean AUC of each class that occurs, against all others."""
+    areas = [
+        _auc((truth == name).astype(float), chances[:, i]) for i, name in enumerate(classes) if (truth == name).any()
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+# %% ../../notebooks/lib/07_evaluation.ipynb #0b341f63
+def metrics(kind: str, labels: "pd.Series", scores: "pd.DataFrame") -> dict[str, float]:
     """The metrics of a target kind, the primary one first.
 
     Parameters
@@ -39,41 +57,38 @@ def metrics(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame') -> dict[str,
     """
     from sklearn import metrics as sk
 
-    if kind == 'multiclass':
+    if kind == "multiclass":
         classes, truth = list(scores.columns), np.asarray(labels.astype(str))
         known = np.isin(truth, classes)
         chances = scores.to_numpy()[known] / scores.to_numpy()[known].sum(axis=1, keepdims=True)
         truth, guesses = truth[known], np.asarray(classes)[chances.argmax(axis=1)] if known.any() else np.array([])
-        return {'roc_auc': _one_against_rest(truth, chances, classes), 'accuracy': float(np.mean(truth == guesses) * known.mean()) if known.any() else 0.0,
-                'log_loss': float(sk.log_loss(truth, chances, labels=classes)) if len(truth) else np.nan}
-    y, p = labels.to_numpy(float), scores['score'].to_numpy(float)
-    if kind == 'regression':
+        return {
+            "roc_auc": _one_against_rest(truth, chances, classes),
+            "accuracy": float(np.mean(truth == guesses) * known.mean()) if known.any() else 0.0,
+            "log_loss": float(sk.log_loss(truth, chances, labels=classes)) if len(truth) else np.nan,
+        }
+    y, p = labels.to_numpy(float), scores["score"].to_numpy(float)
+    if kind == "regression":
         r2 = float(sk.r2_score(y, p)) if len(y) > 1 and y.std() > 0 else np.nan
-        return {'r2': r2, 'mae': float(sk.mean_absolute_error(y, p)), 'rmse': float(sk.root_mean_squared_error(y, p)),
-                'calibration_gap': float(p.mean() - y.mean())}
+        return {
+            "r2": r2,
+            "mae": float(sk.mean_absolute_error(y, p)),
+            "rmse": float(sk.root_mean_squared_error(y, p)),
+            "calibration_gap": float(p.mean() - y.mean()),
+        }
     both = 0 < y.sum() < len(y)
-    return {'roc_auc': _auc(y, p), 'average_precision': float(sk.average_precision_score(y, p)) if both else np.nan,
-            'brier': float(np.mean((y - p) ** 2)), 'log_loss': float(sk.log_loss(y, p, labels=[0, 1])),
-            'mean_prediction': float(p.mean()), 'positive_rate': float(y.mean()), 'calibration_gap': float(p.mean() - y.mean())}
+    return {
+        "roc_auc": _auc(y, p),
+        "average_precision": float(sk.average_precision_score(y, p)) if both else np.nan,
+        "brier": float(np.mean((y - p) ** 2)),
+        "log_loss": float(sk.log_loss(y, p, labels=[0, 1])),
+        "mean_prediction": float(p.mean()),
+        "positive_rate": float(y.mean()),
+        "calibration_gap": float(p.mean() - y.mean()),
+    }
 
-
-def _auc(y: np.ndarray, p: np.ndarray) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney U, ties count half); NaN with one class."""
-    from scipy.stats import rankdata
-
-    positive = int(y.sum())
-    if not 0 < positive < len(y):
-        return float('nan')
-    return float((rankdata(p)[y == 1].sum() - positive * (positive + 1) / 2) / (positive * (len(y) - positive)))
-
-
-def _one_against_rest(truth: np.ndarray, chances: np.ndarray, classes: list[str]) -> float:
-    """Mean AUC of each class that occurs, against all others."""
-    areas = [_auc((truth == name).astype(float), chances[:, i]) for i, name in enumerate(classes) if (truth == name).any()]
-    return float(np.mean(areas)) if areas else float('nan')
-
-# %% ../../notebooks/lib/07_evaluation.ipynb #d94058ae
-def primary_metric(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame') -> float:
+# %% ../../notebooks/lib/07_evaluation.ipynb #45139a7d
+def primary_metric(kind: str, labels: "pd.Series", scores: "pd.DataFrame") -> float:
     """The primary metric only; higher is better.
 
     Parameters
@@ -86,12 +101,12 @@ def primary_metric(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame') -> fl
     -------
     float
     """
-    if kind == 'binary':
-        return _auc(labels.to_numpy(float), scores['score'].to_numpy(float))
+    if kind == "binary":
+        return _auc(labels.to_numpy(float), scores["score"].to_numpy(float))
     return metrics(kind, labels, scores)[PRIMARY[kind]]
 
-# %% ../../notebooks/lib/07_evaluation.ipynb #9368958d
-def calibration(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame', *, bins: int = 10) -> 'pd.DataFrame':
+# %% ../../notebooks/lib/07_evaluation.ipynb #24a56806
+def calibration(kind: str, labels: "pd.Series", scores: "pd.DataFrame", *, bins: int = 10) -> "pd.DataFrame":
     """Predicted against observed, in bins of equal size.
 
     Parameters
@@ -109,19 +124,34 @@ def calibration(kind: str, labels: 'pd.Series', scores: 'pd.DataFrame', *, bins:
     """
     import pandas as pd
 
-    if kind == 'multiclass':
+    if kind == "multiclass":
         predicted = scores.max(axis=1).to_numpy()
-        observed = (np.asarray(scores.columns)[scores.to_numpy().argmax(axis=1)] == np.asarray(labels.astype(str))).astype(float)
+        observed = (
+            np.asarray(scores.columns)[scores.to_numpy().argmax(axis=1)] == np.asarray(labels.astype(str))
+        ).astype(float)
     else:
-        predicted, observed = scores['score'].to_numpy(float), labels.to_numpy(float)
-    order = np.argsort(predicted, kind='stable')
+        predicted, observed = scores["score"].to_numpy(float), labels.to_numpy(float)
+    order = np.argsort(predicted, kind="stable")
     parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
-    return pd.DataFrame({'predicted': [predicted[part].mean() for part in parts], 'observed': [observed[part].mean() for part in parts],
-                         'rows': [len(part) for part in parts]})
+    return pd.DataFrame(
+        {
+            "predicted": [predicted[part].mean() for part in parts],
+            "observed": [observed[part].mean() for part in parts],
+            "rows": [len(part) for part in parts],
+        }
+    )
 
-# %% ../../notebooks/lib/07_evaluation.ipynb #4f654646
-def paired_difference(kind: str, labels: 'pd.Series', candidate: 'pd.DataFrame', champion: 'pd.DataFrame', *, blocks: Any, seed: int,
-                      draws: int = 200) -> tuple[float, float, float]:
+# %% ../../notebooks/lib/07_evaluation.ipynb #23a4bd23
+def paired_difference(
+    kind: str,
+    labels: "pd.Series",
+    candidate: "pd.DataFrame",
+    champion: "pd.DataFrame",
+    *,
+    blocks: Any,
+    seed: int,
+    draws: int = 200,
+) -> tuple[float, float, float]:
     """Primary metric of candidate less champion, with a 90 % block-bootstrap interval.
 
     Parameters
@@ -146,7 +176,7 @@ def paired_difference(kind: str, labels: 'pd.Series', candidate: 'pd.DataFrame',
     codes, names = pd.factorize(np.asarray(blocks))
     difference = primary_metric(kind, labels, candidate) - primary_metric(kind, labels, champion)
     if len(names) < 5:
-        return difference, float('nan'), float('nan')
+        return difference, float("nan"), float("nan")
     rng, members = np.random.default_rng(seed), [np.flatnonzero(codes == code) for code in range(len(names))]
     found = []
     for _ in range(draws):
@@ -155,15 +185,15 @@ def paired_difference(kind: str, labels: 'pd.Series', candidate: 'pd.DataFrame',
         found.append(primary_metric(kind, y, one) - primary_metric(kind, y, other))
     found = [one for one in found if not np.isnan(one)]
     if not found:
-        return difference, float('nan'), float('nan')
+        return difference, float("nan"), float("nan")
     low, high = np.quantile(found, [0.05, 0.95])
     return difference, float(low), float(high)
 
-# %% ../../notebooks/lib/07_evaluation.ipynb #a30b398e
+# %% ../../notebooks/lib/07_evaluation.ipynb #151921d9
 class Check(BaseModel):
     """One question to a candidate, with its number, its limit and the answer."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     name: str
     value: float | None
@@ -171,14 +201,14 @@ class Check(BaseModel):
     low: float | None = None
     high: float | None = None
     champion: float | None = None
-    status: Literal['pass', 'fail', 'abstain']
+    status: Literal["pass", "fail", "abstain"]
     detail: str
 
-# %% ../../notebooks/lib/07_evaluation.ipynb #01da374f
+# %% ../../notebooks/lib/07_evaluation.ipynb #3b0aba34
 class Verdict(BaseModel):
     """All checks of one candidate; without a candidate `digest` is None."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     format: int = 1
     period: str
@@ -189,11 +219,49 @@ class Verdict(BaseModel):
     @property
     def passed(self) -> bool:
         """True when there is a candidate and no check failed."""
-        return self.digest is not None and all(check.status != 'fail' for check in self.checks)
+        return self.digest is not None and all(check.status != "fail" for check in self.checks)
 
-# %% ../../notebooks/lib/07_evaluation.ipynb #00942911
-def judge(project: Project, held: 'pd.DataFrame', candidate: 'pd.DataFrame', champion: 'pd.DataFrame | None', *, period: str, digest: str,
-          seed: int) -> Verdict:
+# %% ../../notebooks/lib/07_evaluation.ipynb #474adf0c
+def _floor(name: str, value: float, limit: float | None) -> Check:
+    """The check against an absolute floor; without a floor, or without a number, it abstains."""
+    if limit is None or np.isnan(value):
+        return Check(
+            name="floor",
+            value=_number(value),
+            limit=limit,
+            status="abstain",
+            detail=f"{name} {value:.3f}; no floor to hold it against",
+        )
+    return Check(
+        name="floor",
+        value=value,
+        limit=limit,
+        status="pass" if value >= limit else "fail",
+        detail=f"{name} {value:.3f}, at least {limit:.3f}",
+    )
+
+
+def _calibrated(gap: float, limit: float) -> Check:
+    """The check that predictions promise neither too much nor too little on the whole."""
+    detail = f"mean prediction is {gap:.3f} from the mean outcome, at most {limit:.3f}"
+    return Check(name="calibration", value=gap, limit=limit, status="pass" if gap <= limit else "fail", detail=detail)
+
+
+def _number(value: float) -> float | None:
+    """NaN as None: JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+# %% ../../notebooks/lib/07_evaluation.ipynb #954596c8
+def judge(
+    project: Project,
+    held: "pd.DataFrame",
+    candidate: "pd.DataFrame",
+    champion: "pd.DataFrame | None",
+    *,
+    period: str,
+    digest: str,
+    seed: int,
+) -> Verdict:
     """The verdict on a candidate, from held-out rows.
 
     Parameters
@@ -212,36 +280,31 @@ def judge(project: Project, held: 'pd.DataFrame', candidate: 'pd.DataFrame', cha
     -------
     Verdict
     """
-    kind, gates, labels = project.target.kind, project.gates, held['_label']
+    kind, gates, labels = project.target.kind, project.gates, held["_label"]
     name, found = PRIMARY[kind], metrics(kind, labels, candidate)
     checks = [_floor(name, found[name], gates.min_metric)]
-    if gates.max_calibration_gap is not None and 'calibration_gap' in found:
-        gap = abs(found['calibration_gap'])
-        checks.append(Check(name='calibration', value=gap, limit=gates.max_calibration_gap, status='pass' if gap <= gates.max_calibration_gap else 'fail',
-                            detail=f'mean prediction is {gap:.3f} from the mean outcome, at most {gates.max_calibration_gap:.3f}'))
+    if gates.max_calibration_gap is not None and "calibration_gap" in found:
+        checks.append(_calibrated(abs(found["calibration_gap"]), gates.max_calibration_gap))
     if champion is not None:
-        blocks = held['_time'].dt.floor('D') if '_time' in held.columns else np.arange(len(held))
+        blocks = held["_time"].dt.floor("D") if "_time" in held.columns else np.arange(len(held))
         difference, low, high = paired_difference(kind, labels, candidate, champion, blocks=blocks, seed=seed)
-        status: Any = 'abstain' if np.isnan(difference) else 'pass' if difference > gates.min_gain else 'fail'
-        checks.append(Check(name='gain', value=_number(difference), limit=gates.min_gain, low=_number(low), high=_number(high),
-                            champion=_number(primary_metric(kind, labels, champion)), status=status,
-                            detail=f'{name} {difference:+.3f} against the champion on the same {len(held)} rows, more than {gates.min_gain:+.3f}'))
+        status: Any = "abstain" if np.isnan(difference) else "pass" if difference > gates.min_gain else "fail"
+        checks.append(
+            Check(
+                name="gain",
+                value=_number(difference),
+                limit=gates.min_gain,
+                low=_number(low),
+                high=_number(high),
+                champion=_number(primary_metric(kind, labels, champion)),
+                status=status,
+                detail=f"{name} {difference:+.3f} against the champion on the same {len(held)} rows, more than {gates.min_gain:+.3f}",
+            )
+        )
     return Verdict(period=period, digest=digest, rows=len(held), checks=checks)
 
-
-def _floor(name: str, value: float, limit: float | None) -> Check:
-    """The check against an absolute floor; without a floor, or without a number, it abstains."""
-    if limit is None or np.isnan(value):
-        return Check(name='floor', value=_number(value), limit=limit, status='abstain', detail=f'{name} {value:.3f}; no floor to hold it against')
-    return Check(name='floor', value=value, limit=limit, status='pass' if value >= limit else 'fail', detail=f'{name} {value:.3f}, at least {limit:.3f}')
-
-
-def _number(value: float) -> float | None:
-    """NaN as None: JSON has no NaN."""
-    return None if np.isnan(value) else float(value)
-
-# %% ../../notebooks/lib/07_evaluation.ipynb #92f2d5d6
-def scoreboard(verdict: Verdict) -> 'pd.DataFrame':
+# %% ../../notebooks/lib/07_evaluation.ipynb #7af90258
+def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     """The checks of a verdict as a table.
 
     Parameters
@@ -257,9 +320,20 @@ def scoreboard(verdict: Verdict) -> 'pd.DataFrame':
 
     lines = []
     for check in verdict.checks:
-        paired = check.name == 'gain' and None not in (check.value, check.champion)
-        candidate = check.champion + check.value if paired else check.value        # type: ignore[operator]
-        margin = check.value if paired else None if None in (check.value, check.limit) else check.value - check.limit      # type: ignore[operator]
-        lines.append((check.name, candidate, check.champion if paired else check.limit, margin, check.low, check.high, check.status, check.detail))
-    columns = ['check', 'candidate', 'champion', 'difference', 'low', 'high', 'status', 'detail']
-    return pd.DataFrame(lines, columns=columns).astype({name: float for name in columns[1:6]})
+        paired = check.name == "gain" and None not in (check.value, check.champion)
+        candidate = check.champion + check.value if paired else check.value  # type: ignore[operator]
+        margin = check.value if paired else None if None in (check.value, check.limit) else check.value - check.limit  # type: ignore[operator]
+        lines.append(
+            (
+                check.name,
+                candidate,
+                check.champion if paired else check.limit,
+                margin,
+                check.low,
+                check.high,
+                check.status,
+                check.detail,
+            )
+        )
+    columns = ["check", "candidate", "champion", "difference", "low", "high", "status", "detail"]
+    return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[1:6], float))

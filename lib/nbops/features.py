@@ -60,21 +60,22 @@ def past_window(rows: str, events: str, *, by: list[str], at: str, span: str) ->
     str
         A query that gives `_id`, `total` and `events`, one line per row.
     """
-    keys = ', '.join(by)
-    partition = f'PARTITION BY {keys}' if by else ''
-    same = ''.join(f' AND rows.{key} = {{0}}.{key}' for key in by)
+    keys = ", ".join(by)
+    partition = f"PARTITION BY {keys}" if by else ""
+    same = "".join(f" AND rows.{key} = {{0}}.{key}" for key in by)
     return f"""
         WITH running AS (
-            SELECT DISTINCT {keys + ',' if by else ''} known_at, sum(value) OVER past AS total, count(value) OVER past AS events
+            SELECT DISTINCT {keys + "," if by else ""} known_at, sum(value) OVER past AS total, count(value) OVER past AS events
             FROM {events} WHERE known_at IS NOT NULL
             WINDOW past AS ({partition} ORDER BY known_at RANGE UNBOUNDED PRECEDING))
-        SELECT rows._id, (coalesce(late.total, 0) - coalesce(early.total, 0))::BIGINT AS total, coalesce(late.events, 0) - coalesce(early.events, 0) AS events
+        SELECT rows._id, (coalesce(late.total, 0) - coalesce(early.total, 0))::BIGINT AS total,
+               coalesce(late.events, 0) - coalesce(early.events, 0) AS events
         FROM {rows} AS rows
-        ASOF LEFT JOIN running AS late ON rows.{at} > late.known_at{same.format('late')}
-        ASOF LEFT JOIN running AS early ON rows.{at} - INTERVAL '{span}' >= early.known_at{same.format('early')}"""
+        ASOF LEFT JOIN running AS late ON rows.{at} > late.known_at{same.format("late")}
+        ASOF LEFT JOIN running AS early ON rows.{at} - INTERVAL '{span}' >= early.known_at{same.format("early")}"""
 
 # %% ../../notebooks/lib/04_features.ipynb #e645a6c7
-def feature_columns(project: Project, table: 'pd.DataFrame') -> tuple[list[str], list[str]]:
+def feature_columns(project: Project, table: "pd.DataFrame") -> tuple[list[str], list[str]]:
     """The numeric and the categorical feature columns of a feature table.
 
     Parameters
@@ -95,10 +96,12 @@ def feature_columns(project: Project, table: 'pd.DataFrame') -> tuple[list[str],
     from pandas.api import types
 
     listed = [*(project.features.numeric or []), *(project.features.categorical or []), *project.features.exclude]
-    candidates = [name for name in table.columns if not str(name).startswith('_') and name != project.target.column]
+    candidates = [name for name in table.columns if not str(name).startswith("_") and name != project.target.column]
     for name in listed:
         if name not in candidates:
-            raise InputError(f'features: column {name!r} is not in the feature table{nearest(name, candidates)}; it has {", ".join(candidates)}.')
+            raise InputError(
+                f"features: column {name!r} is not in the feature table{nearest(name, candidates)}; it has {', '.join(candidates)}."
+            )
     free = [name for name in candidates if name not in listed]
     numeric, categorical = project.features.numeric, project.features.categorical
     if numeric is None:
@@ -106,11 +109,13 @@ def feature_columns(project: Project, table: 'pd.DataFrame') -> tuple[list[str],
     if categorical is None:
         categorical = [name for name in free if name not in numeric and not types.is_datetime64_any_dtype(table[name])]
     if not numeric and not categorical:
-        raise InputError(f'no feature is left; the table has {", ".join(map(str, table.columns))}. Correct `features` in project.yaml.')
+        raise InputError(
+            f"no feature is left; the table has {', '.join(map(str, table.columns))}. Correct `features` in project.yaml."
+        )
     return list(numeric), list(categorical)
 
 # %% ../../notebooks/lib/04_features.ipynb #b6fa0d3d
-def find_builder(project: Project) -> Callable[[duckdb.DuckDBPyConnection], 'pd.DataFrame']:
+def find_builder(project: Project) -> Callable[[duckdb.DuckDBPyConnection], "pd.DataFrame"]:
     """The function named by `features.builder`, given as 'module:function'.
 
     Parameters
@@ -127,36 +132,44 @@ def find_builder(project: Project) -> Callable[[duckdb.DuckDBPyConnection], 'pd.
     InputError
         If the module or the function does not exist.
     """
-    module, _, function = (project.features.builder or '').partition(':')
+    module, _, function = (project.features.builder or "").partition(":")
     try:
         found = getattr(importlib.import_module(module), function, None)
     except (ImportError, ValueError) as error:
-        raise InputError(f'features.builder is {project.features.builder!r}, but module {module!r} cannot be imported ({error}).') from None
+        raise InputError(
+            f"features.builder is {project.features.builder!r}, but module {module!r} cannot be imported ({error})."
+        ) from None
     if not callable(found):
-        raise InputError(f'features.builder is {project.features.builder!r}, but {module} has no function {function!r}.')
+        raise InputError(
+            f"features.builder is {project.features.builder!r}, but {module} has no function {function!r}."
+        )
     return found
 
 # %% ../../notebooks/lib/04_features.ipynb #12623ab2
-def _label(project: Project, values: 'pd.Series') -> 'pd.Series':
+def _label(project: Project, values: "pd.Series") -> "pd.Series":
     """The target as 1/0 (Float64 with missing), text, or a number; raises on a target that cannot be used."""
     import pandas as pd
 
     target, present = project.target, values.dropna()
-    if target.kind == 'regression':
-        numbers = pd.to_numeric(values, errors='coerce')
+    if target.kind == "regression":
+        numbers = pd.to_numeric(values, errors="coerce")
         if numbers.notna().sum() < len(present):
-            wrong = present[pd.to_numeric(present, errors='coerce').isna()].iloc[0]
-            raise InputError(f'target {target.column!r} holds {wrong!r}; allowed for regression: numbers. Correct the data or target.kind.')
-        return numbers.astype('float64')
-    if target.kind == 'multiclass':
+            wrong = present[pd.to_numeric(present, errors="coerce").isna()].iloc[0]
+            raise InputError(
+                f"target {target.column!r} holds {wrong!r}; allowed for regression: numbers. Correct the data or target.kind."
+            )
+        return numbers.astype("float64")
+    if target.kind == "multiclass":
         return present.astype(str).reindex(values.index)
     if not (present == target.positive).any() and len(present):
         shown = sorted(map(str, present.unique()[:5]))
-        raise InputError(f'target {target.column!r} never is {target.positive!r} (target.positive); it holds {", ".join(shown)}. Correct project.yaml.')
-    return (present == target.positive).astype('float64').reindex(values.index)
+        raise InputError(
+            f"target {target.column!r} never is {target.positive!r} (target.positive); it holds {', '.join(shown)}. Correct project.yaml."
+        )
+    return (present == target.positive).astype("float64").reindex(values.index)
 
 # %% ../../notebooks/lib/04_features.ipynb #d79929d9
-def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, period: str) -> 'pd.DataFrame':
+def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, period: str) -> "pd.DataFrame":
     """The feature table as known at the end of a period, sorted by time and identity.
 
     Parameters
@@ -178,36 +191,46 @@ def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, p
         If the builder does not give what the project declares, a key is not unique, or the target cannot be used.
     """
     table = find_builder(project)(connection) if project.features.builder else _main_table(project, connection)
-    absent = [name for name in ['_id', project.target.column, *(['_time'] if project.time else [])] if name not in table.columns]
+    absent = [
+        name
+        for name in ["_id", project.target.column, *(["_time"] if project.time else [])]
+        if name not in table.columns
+    ]
     if absent:
-        raise InputError(f'{project.features.builder or project.table}: column {absent[0]!r} is missing{nearest(absent[0], list(table.columns))}; '
-                         f'the table has {", ".join(map(str, table.columns))}. Correct project.yaml or the builder.')
-    if not table['_id'].is_unique:
-        twice = table['_id'][table['_id'].duplicated()].iloc[0]
-        raise InputError(f'key {project.key} is not unique: {twice!r} stands {int((table["_id"] == twice).sum())} times. Correct `key` in project.yaml.')
+        raise InputError(
+            f"{project.features.builder or project.table}: column {absent[0]!r} is missing{nearest(absent[0], list(table.columns))}; "
+            f"the table has {', '.join(map(str, table.columns))}. Correct project.yaml or the builder."
+        )
+    if not table["_id"].is_unique:
+        twice = table["_id"][table["_id"].duplicated()].iloc[0]
+        raise InputError(
+            f"key {project.key} is not unique: {twice!r} stands {int((table['_id'] == twice).sum())} times. Correct `key` in project.yaml."
+        )
     label = _label(project, table[project.target.column])
     cutoff = label_cutoff(project, period)
-    known = label.where(table['_time'] <= cutoff) if cutoff else label
+    known = label.where(table["_time"] <= cutoff) if cutoff else label
     table = table.drop(columns=[project.target.column]).assign(_label=known)
-    order = [name for name in ['_id', '_time', '_label'] if name in table.columns]
+    order = [name for name in ["_id", "_time", "_label"] if name in table.columns]
     numeric, categorical = feature_columns(project, table)
     table = table[[*order, *numeric, *categorical]]
-    return table.sort_values([name for name in ['_time', '_id'] if name in order], kind='stable', ignore_index=True)
+    return table.sort_values([name for name in ["_time", "_id"] if name in order], kind="stable", ignore_index=True)
 
 
-def _main_table(project: Project, connection: duckdb.DuckDBPyConnection) -> 'pd.DataFrame':
+def _main_table(project: Project, connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
     """The main table without its key, as features; `_id` joins the key columns."""
     table = connection.table(project.table).df()
     absent = [name for name in project.key if name not in table.columns]
     if absent:
-        raise InputError(f'key column {absent[0]!r} is not in {project.table}{nearest(absent[0], list(table.columns))}; '
-                         f'it has {", ".join(table.columns)}. Correct `key` in project.yaml.')
-    table['_id'] = table[project.key].astype(str).agg('|'.join, axis=1)
+        raise InputError(
+            f"key column {absent[0]!r} is not in {project.table}{nearest(absent[0], list(table.columns))}; "
+            f"it has {', '.join(table.columns)}. Correct `key` in project.yaml."
+        )
+    table["_id"] = table[project.key].astype(str).agg("|".join, axis=1)
     time = project.sources[project.table].time
     return table.drop(columns=[name for name in [*project.key, time] if name and name != project.target.column])
 
 # %% ../../notebooks/lib/04_features.ipynb #d77ba5fa
-def rows_of_period(project: Project, table: 'pd.DataFrame', period: str) -> 'pd.DataFrame':
+def rows_of_period(project: Project, table: "pd.DataFrame", period: str) -> "pd.DataFrame":
     """The rows whose moment lies in a period; all rows without a time column.
 
     Parameters
@@ -224,10 +247,10 @@ def rows_of_period(project: Project, table: 'pd.DataFrame', period: str) -> 'pd.
     if project.time is None:
         return table
     start = period_bounds(period, project.time.period)[0].replace(tzinfo=ZoneInfo(project.time.zone))
-    return table[(table['_time'] >= start) & (table['_time'] < as_of(project, period))]
+    return table[(table["_time"] >= start) & (table["_time"] < as_of(project, period))]
 
 # %% ../../notebooks/lib/04_features.ipynb #f8e4a5b4
-def model_input(table: 'pd.DataFrame', numeric: list[str], categorical: list[str]) -> 'pd.DataFrame':
+def model_input(table: "pd.DataFrame", numeric: list[str], categorical: list[str]) -> "pd.DataFrame":
     """The features of a table as a model takes them: float64 and text, no other types.
 
     Parameters
@@ -243,18 +266,24 @@ def model_input(table: 'pd.DataFrame', numeric: list[str], categorical: list[str
     """
     import pandas as pd
 
-    columns: dict[str, Any] = {name: pd.to_numeric(table[name], errors='coerce').astype('float64') for name in numeric}
+    columns: dict[str, Any] = {name: pd.to_numeric(table[name], errors="coerce").astype("float64") for name in numeric}
     for name in categorical:
         text = table[name].astype(object)
         columns[name] = text.where(text.notna(), MISSING).astype(str).astype(object)
     return pd.DataFrame(columns, index=table.index, columns=[*numeric, *categorical])
 
 
-MISSING = '(missing)'
+MISSING = "(missing)"
 
 # %% ../../notebooks/lib/04_features.ipynb #4b828d7e
-def leaks(build: Callable[[duckdb.DuckDBPyConnection], 'pd.DataFrame'], true: duckdb.DuckDBPyConnection, changed: duckdb.DuckDBPyConnection,
-          *, until: Any, ignore: list[str]) -> list[str]:
+def leaks(
+    build: Callable[[duckdb.DuckDBPyConnection], "pd.DataFrame"],
+    true: duckdb.DuckDBPyConnection,
+    changed: duckdb.DuckDBPyConnection,
+    *,
+    until: Any,
+    ignore: list[str],
+) -> list[str]:
     """The features that change for rows up to a moment when only the future was changed.
 
     Parameters
@@ -274,7 +303,7 @@ def leaks(build: Callable[[duckdb.DuckDBPyConnection], 'pd.DataFrame'], true: du
         Names of leaking features; empty when all is well.
     """
     before = [build(connection) for connection in (true, changed)]
-    left, right = (table[table['_time'] <= until].set_index('_id').sort_index() for table in before)
+    left, right = (table[table["_time"] <= until].set_index("_id").sort_index() for table in before)
     if not left.index.equals(right.index):
-        return ['_id']
+        return ["_id"]
     return [name for name in left.columns if name not in ignore and not left[name].equals(right[name])]

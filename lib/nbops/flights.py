@@ -44,14 +44,19 @@ def add_history(connection: duckdb.DuckDBPyConnection) -> None:
     connection : duckdb.DuckDBPyConnection
         With the table `moments`.
     """
-    connection.execute('CREATE VIEW outcomes AS SELECT outcome_at AS known_at, late::INT AS value, * FROM moments WHERE late IS NOT NULL')
-    keys = {'all': [], 'carrier': ['carrier', 'origin'], 'route': ['origin', 'dest'], 'flight': ['carrier', 'flight']}
+    connection.execute(
+        "CREATE VIEW outcomes AS SELECT outcome_at AS known_at, late::INT AS value, * FROM moments WHERE late IS NOT NULL"
+    )
+    keys = {"all": [], "carrier": ["carrier", "origin"], "route": ["origin", "dest"], "flight": ["carrier", "flight"]}
     for name, by in keys.items():
-        window = past_window('moments', 'outcomes', by=by, at='midnight', span='28 days')
-        connection.execute(f'CREATE TEMP TABLE late_{name} AS {window}')
-    rates = ', '.join(f'(late_{name}.total + 20 * late_all.total / nullif(late_all.events, 0)) / (late_{name}.events + 20) AS {name}_late_rate'
-                      for name in keys if name != 'all')
-    joins = ' '.join(f'JOIN late_{name} USING (_id)' for name in keys if name != 'all')
+        window = past_window("moments", "outcomes", by=by, at="midnight", span="28 days")
+        connection.execute(f"CREATE TEMP TABLE late_{name} AS {window}")
+    rates = ", ".join(
+        f"(late_{name}.total + 20 * late_all.total / nullif(late_all.events, 0)) / (late_{name}.events + 20) AS {name}_late_rate"
+        for name in keys
+        if name != "all"
+    )
+    joins = " ".join(f"JOIN late_{name} USING (_id)" for name in keys if name != "all")
     connection.execute(f"""
         CREATE TEMP TABLE history AS
         SELECT _id, late_all.total / nullif(late_all.events, 0) AS late_rate, {rates} FROM late_all {joins}""")
@@ -68,10 +73,18 @@ def add_live(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("""
         CREATE VIEW departures AS SELECT origin, left_at AS known_at, dep_delay::BIGINT AS value FROM moments WHERE left_at IS NOT NULL;
         CREATE VIEW planned AS SELECT origin, departs_at AS known_at, 1 AS value FROM moments;
-        CREATE VIEW left_already AS SELECT origin, greatest(left_at, departs_at) AS known_at, 1 AS value FROM moments WHERE left_at IS NOT NULL""")
-    windows = {'two': ('departures', '2 hours'), 'six': ('departures', '6 hours'), 'due': ('planned', '2 hours'), 'gone': ('left_already', '2 hours')}
+        CREATE VIEW left_already AS
+            SELECT origin, greatest(left_at, departs_at) AS known_at, 1 AS value FROM moments WHERE left_at IS NOT NULL""")
+    windows = {
+        "two": ("departures", "2 hours"),
+        "six": ("departures", "6 hours"),
+        "due": ("planned", "2 hours"),
+        "gone": ("left_already", "2 hours"),
+    }
     for name, (events, span) in windows.items():
-        connection.execute(f'CREATE TEMP TABLE {name} AS ' + past_window('moments', events, by=['origin'], at='departs_at', span=span))
+        connection.execute(
+            f"CREATE TEMP TABLE {name} AS " + past_window("moments", events, by=["origin"], at="departs_at", span=span)
+        )
     connection.execute("""
         CREATE TEMP TABLE live AS
         SELECT _id, two.total / nullif(two.events, 0) AS origin_delay_2h, six.total / nullif(six.events, 0) AS origin_delay_6h,
@@ -79,7 +92,7 @@ def add_live(connection: duckdb.DuckDBPyConnection) -> None:
         FROM two JOIN six USING (_id) JOIN due USING (_id) JOIN gone USING (_id)""")
 
 # %% ../../notebooks/lib/90_flights.ipynb #f1ef6a3a
-def flight_features(connection: duckdb.DuckDBPyConnection) -> 'pd.DataFrame':
+def flight_features(connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
     """One row per flight: identity, moment, target `late` and the features known at departure.
 
     Parameters

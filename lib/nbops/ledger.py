@@ -29,7 +29,7 @@ def canonical(payload: Any) -> str:
     -------
     str
     """
-    return json.dumps(payload, sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False)
+    return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 # %% ../../notebooks/lib/01_ledger.ipynb #9b93062b
 def digest(payload: Any) -> str:
@@ -62,20 +62,29 @@ def connect(store: str | Path) -> Iterator[sqlite3.Connection]:
         In autocommit mode; rows can be read by column name.
     """
     Path(store).mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(Path(store) / 'nbops.db', timeout=60, isolation_level=None)
+    connection = sqlite3.connect(Path(store) / "nbops.db", timeout=60, isolation_level=None)
     connection.row_factory = sqlite3.Row
     try:
-        connection.execute('PRAGMA journal_mode=WAL')
+        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(
-            'CREATE TABLE IF NOT EXISTS ledger (seq INTEGER PRIMARY KEY, time TEXT NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL, '
-            'subject TEXT NOT NULL, payload TEXT NOT NULL, prev_hash TEXT NOT NULL, hash TEXT NOT NULL)')
-        connection.execute('CREATE INDEX IF NOT EXISTS ledger_kind ON ledger (kind, subject)')
+            "CREATE TABLE IF NOT EXISTS ledger (seq INTEGER PRIMARY KEY, time TEXT NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL, "
+            "subject TEXT NOT NULL, payload TEXT NOT NULL, prev_hash TEXT NOT NULL, hash TEXT NOT NULL)"
+        )
+        connection.execute("CREATE INDEX IF NOT EXISTS ledger_kind ON ledger (kind, subject)")
         yield connection
     finally:
         connection.close()
 
 # %% ../../notebooks/lib/01_ledger.ipynb #76bb6837
-def record(store: str | Path, kind: str, *, subject: str, payload: dict[str, Any], actor: str | None = None, repeat: bool = True) -> int:
+def record(
+    store: str | Path,
+    kind: str,
+    *,
+    subject: str,
+    payload: dict[str, Any],
+    actor: str | None = None,
+    repeat: bool = True,
+) -> int:
     """Adds one record to the ledger and gives its number.
 
     Parameters
@@ -100,18 +109,20 @@ def record(store: str | Path, kind: str, *, subject: str, payload: dict[str, Any
     """
     text = canonical(payload)
     with connect(store) as connection:
-        connection.execute('BEGIN IMMEDIATE')
-        newest = 'SELECT seq, payload FROM ledger WHERE kind = ? AND subject = ? ORDER BY seq DESC LIMIT 1'
+        connection.execute("BEGIN IMMEDIATE")
+        newest = "SELECT seq, payload FROM ledger WHERE kind = ? AND subject = ? ORDER BY seq DESC LIMIT 1"
         same = None if repeat else connection.execute(newest, (kind, subject)).fetchone()
-        if same and same['payload'] == text:
-            connection.execute('COMMIT')
-            return int(same['seq'])
-        last = connection.execute('SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1').fetchone()
-        seq, previous = (last['seq'] + 1, last['hash']) if last else (1, '')
-        time = datetime.now(UTC).isoformat(timespec='milliseconds')
+        if same and same["payload"] == text:
+            connection.execute("COMMIT")
+            return int(same["seq"])
+        last = connection.execute("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
+        seq, previous = (last["seq"] + 1, last["hash"]) if last else (1, "")
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         fields = (seq, time, actor or getpass.getuser(), kind, subject, text)
-        connection.execute('INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)', (*fields, previous, _chain(previous, *fields)))
-        connection.execute('COMMIT')
+        connection.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fields, previous, _chain(previous, *fields))
+        )
+        connection.execute("COMMIT")
     return int(seq)
 
 
@@ -135,10 +146,10 @@ def records(store: str | Path, kind: str | None = None, *, subject: str | None =
     list of dict
         With the keys seq, time, actor, kind, subject, payload, prev_hash and hash.
     """
-    query = 'SELECT * FROM ledger WHERE (? IS NULL OR kind = ?) AND (? IS NULL OR subject = ?) ORDER BY seq'
+    query = "SELECT * FROM ledger WHERE (? IS NULL OR kind = ?) AND (? IS NULL OR subject = ?) ORDER BY seq"
     with connect(store) as connection:
         rows = connection.execute(query, (kind, kind, subject, subject)).fetchall()
-    return [{**dict(row), 'payload': json.loads(row['payload'])} for row in rows]
+    return [{**dict(row), "payload": json.loads(row["payload"])} for row in rows]
 
 # %% ../../notebooks/lib/01_ledger.ipynb #48f28421
 def verify(store: str | Path) -> int | None:
@@ -153,11 +164,11 @@ def verify(store: str | Path) -> int | None:
     -------
     int or None
     """
-    previous, expected = '', 1
+    previous, expected = "", 1
     with connect(store) as connection:
-        for row in connection.execute('SELECT * FROM ledger ORDER BY seq'):
+        for row in connection.execute("SELECT * FROM ledger ORDER BY seq"):
             fields = tuple(row)[:6]
-            if row['seq'] != expected or row['prev_hash'] != previous or row['hash'] != _chain(previous, *fields):
+            if row["seq"] != expected or row["prev_hash"] != previous or row["hash"] != _chain(previous, *fields):
                 return expected
-            previous, expected = row['hash'], expected + 1
+            previous, expected = row["hash"], expected + 1
     return None

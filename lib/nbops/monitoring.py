@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #225baf33
-def shares(reference: 'pd.Series', current: 'pd.Series', *, numeric: bool) -> 'pd.DataFrame':
+def shares(reference: "pd.Series", current: "pd.Series", *, numeric: bool) -> "pd.DataFrame":
     """The share of rows in each bin, in the reference and now; the reference makes the bins.
 
     Parameters
@@ -44,23 +44,43 @@ def shares(reference: 'pd.Series', current: 'pd.Series', *, numeric: bool) -> 'p
         values = reference.astype(float).replace([np.inf, -np.inf], np.nan).dropna()
         edges = np.unique(np.quantile(values, np.linspace(0, 1, 11))) if len(values) else np.array([0.0])
         inner = edges[1:-1] if len(edges) > 2 else edges
-        texts = [f'{edge:.4g}' for edge in inner]
-        labels = [f'up to {texts[0]}', *[f'{low} to {high}' for low, high in zip(texts, texts[1:], strict=False)], f'above {texts[-1]}']
-        parts = [np.where(one.isna(), len(labels), np.searchsorted(inner, one.astype(float), side='left')) for one in (reference, current)]
+        texts = [f"{edge:.4g}" for edge in inner]
+        labels = [
+            f"up to {texts[0]}",
+            *[f"{low} to {high}" for low, high in zip(texts, texts[1:], strict=False)],
+            f"above {texts[-1]}",
+        ]
+        parts = [
+            np.where(one.isna(), len(labels), np.searchsorted(inner, one.astype(float), side="left"))
+            for one in (reference, current)
+        ]
     else:
         frequent = reference.dropna().astype(str).value_counts().index[:30]
-        labels = [*frequent, '(other)']
+        labels = [*frequent, "(other)"]
         places = {name: i for i, name in enumerate(labels)}
-        parts = [one.astype(object).map(lambda value: len(labels) if pd.isna(value) else places.get(str(value), len(labels) - 1)).to_numpy(dtype=int)
-                 for one in (reference, current)]
+        parts = [
+            one.astype(object)
+            .map(lambda value: len(labels) if pd.isna(value) else places.get(str(value), len(labels) - 1))
+            .to_numpy(dtype=int)
+            for one in (reference, current)
+        ]
     counts = [np.bincount(part, minlength=len(labels) + 1) for part in parts]
-    found = pd.DataFrame({'position': range(len(labels) + 1), 'bin': [*labels, '(missing)'], 'share': counts[1] / max(len(current), 1),
-                          'reference_share': counts[0] / max(len(reference), 1)})
-    return found[(found['share'] > 0) | (found['reference_share'] > 0) | (found['position'] < len(labels) - 1)].reset_index(drop=True)
+    found = pd.DataFrame(
+        {
+            "position": range(len(labels) + 1),
+            "bin": [*labels, "(missing)"],
+            "share": counts[1] / max(len(current), 1),
+            "reference_share": counts[0] / max(len(reference), 1),
+        }
+    )
+    return found[
+        (found["share"] > 0) | (found["reference_share"] > 0) | (found["position"] < len(labels) - 1)
+    ].reset_index(drop=True)
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #fc1ea049
-def drift(project: Project, reference: 'pd.DataFrame', current: 'pd.DataFrame', *, numeric: list[str],
-          categorical: list[str]) -> tuple['pd.DataFrame', 'pd.DataFrame']:
+def drift(
+    project: Project, reference: "pd.DataFrame", current: "pd.DataFrame", *, numeric: list[str], categorical: list[str]
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Drift of each feature against the data that the champion learned from.
 
     Parameters
@@ -73,7 +93,8 @@ def drift(project: Project, reference: 'pd.DataFrame', current: 'pd.DataFrame', 
     Returns
     -------
     drift : pandas.DataFrame
-        One line per feature, most drifted first: feature, kind, psi, noise (PSI that chance alone explains), missing, missing_reference, status.
+        One line per feature, most drifted first: feature, kind, psi, noise (PSI that chance alone explains), missing,
+        missing_reference, status.
     distributions : pandas.DataFrame
         One line per feature and bin: feature, kind, position, bin, share, reference_share.
     """
@@ -82,26 +103,31 @@ def drift(project: Project, reference: 'pd.DataFrame', current: 'pd.DataFrame', 
     from scipy.stats import chi2
 
     limits, lines, parts = project.monitoring, [], []
-    names = [(name, 'numeric') for name in numeric] + [(name, 'categorical') for name in categorical]
+    names = [(name, "numeric") for name in numeric] + [(name, "categorical") for name in categorical]
     n, m = max(len(reference), 1), max(len(current), 1)
     for name, kind in names:
-        found = shares(reference[name], current[name], numeric=kind == 'numeric')
+        found = shares(reference[name], current[name], numeric=kind == "numeric")
         bins = len(found)
-        p, q = ((found[column] * rows + 0.5) / (rows + 0.5 * bins) for column, rows in (('reference_share', n), ('share', m)))
+        p, q = (
+            (found[column] * rows + 0.5) / (rows + 0.5 * bins)
+            for column, rows in (("reference_share", n), ("share", m))
+        )
         psi = float(np.sum((q - p) * np.log(q / p)))
         noise = float(chi2.ppf(1 - 0.01 / len(names), max(bins - 1, 1)) * (1 / n + 1 / m))
-        status = 'stable' if psi <= max(limits.psi_watch, noise) else 'watch' if psi <= limits.psi_drift else 'drift'
-        lines.append((name, kind, psi, noise, float(current[name].isna().mean()), float(reference[name].isna().mean()), status))
+        status = "stable" if psi <= max(limits.psi_watch, noise) else "watch" if psi <= limits.psi_drift else "drift"
+        lines.append(
+            (name, kind, psi, noise, float(current[name].isna().mean()), float(reference[name].isna().mean()), status)
+        )
         parts.append(found.assign(feature=name, kind=kind)[DISTRIBUTION_COLUMNS])
-    table = pd.DataFrame(lines, columns=DRIFT_COLUMNS).sort_values('psi', ascending=False, ignore_index=True)
+    table = pd.DataFrame(lines, columns=DRIFT_COLUMNS).sort_values("psi", ascending=False, ignore_index=True)
     return table, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=DISTRIBUTION_COLUMNS)
 
 
-DRIFT_COLUMNS = ['feature', 'kind', 'psi', 'noise', 'missing', 'missing_reference', 'status']
-DISTRIBUTION_COLUMNS = ['feature', 'kind', 'position', 'bin', 'share', 'reference_share']
+DRIFT_COLUMNS = ["feature", "kind", "psi", "noise", "missing", "missing_reference", "status"]
+DISTRIBUTION_COLUMNS = ["feature", "kind", "position", "bin", "share", "reference_share"]
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #dba222d8
-def reference_rows(training: 'pd.DataFrame', champion: Version | None) -> 'pd.DataFrame':
+def reference_rows(training: "pd.DataFrame", champion: Version | None) -> "pd.DataFrame":
     """The rows that the champion learned from; all rows when there is no champion or no time.
 
     Parameters
@@ -116,13 +142,18 @@ def reference_rows(training: 'pd.DataFrame', champion: Version | None) -> 'pd.Da
     """
     import pandas as pd
 
-    if champion is None or champion.trained_until is None or '_time' not in training.columns:
+    if champion is None or champion.trained_until is None or "_time" not in training.columns:
         return training
-    found = training[(training['_time'] >= pd.Timestamp(champion.trained_from)) & (training['_time'] <= pd.Timestamp(champion.trained_until))]
+    found = training[
+        (training["_time"] >= pd.Timestamp(champion.trained_from))
+        & (training["_time"] <= pd.Timestamp(champion.trained_until))
+    ]
     return found if len(found) else training
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #52dfa526
-def realized(project: Project, predictions: 'pd.DataFrame', labels: 'pd.DataFrame', *, period: str, cutoff: datetime | None) -> list[dict[str, Any]]:
+def realized(
+    project: Project, predictions: "pd.DataFrame", labels: "pd.DataFrame", *, period: str, cutoff: datetime | None
+) -> list[dict[str, Any]]:
     """Metrics of each model on the rows of a period whose outcome is known.
 
     Parameters
@@ -142,21 +173,36 @@ def realized(project: Project, predictions: 'pd.DataFrame', labels: 'pd.DataFram
         For each model: period, model, version, rows, labelled, coverage, complete, and the metrics.
     """
     lines = []
-    for role in [one for one in ('champion', 'first') if (predictions['model'] == one).any()]:
-        mine = predictions[predictions['model'] == role]
-        joined = mine.merge(labels[['_id', '_label']], on='_id', how='left')
-        known = joined['_label'].notna()
-        complete = bool(cutoff is None or (mine['_time'] <= cutoff).mean() >= 0.9)
-        line = {'period': period, 'model': role, 'version': int(mine['version'].iloc[0]), 'rows': len(mine), 'labelled': int(known.sum()),
-                'coverage': float(known.mean()), 'complete': complete}
+    for role in [one for one in ("champion", "first") if (predictions["model"] == one).any()]:
+        mine = predictions[predictions["model"] == role]
+        joined = mine.merge(labels[["_id", "_label"]], on="_id", how="left")
+        known = joined["_label"].notna()
+        complete = bool(cutoff is None or (mine["_time"] <= cutoff).mean() >= 0.9)
+        line = {
+            "period": period,
+            "model": role,
+            "version": int(mine["version"].iloc[0]),
+            "rows": len(mine),
+            "labelled": int(known.sum()),
+            "coverage": float(known.mean()),
+            "complete": complete,
+        }
         if known.any():
-            line |= metrics(project.target.kind, joined.loc[known, '_label'], read_scores(joined[known]))
+            line |= metrics(project.target.kind, joined.loc[known, "_label"], read_scores(joined[known]))
         lines.append(line)
     return lines
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #e7050e3d
-def write_report(project: Project, reference: 'pd.DataFrame', current: 'pd.DataFrame', file: str | Path, *, numeric: list[str],
-                 categorical: list[str], seed: int) -> dict[str, Any]:
+def write_report(
+    project: Project,
+    reference: "pd.DataFrame",
+    current: "pd.DataFrame",
+    file: str | Path,
+    *,
+    numeric: list[str],
+    categorical: list[str],
+    seed: int,
+) -> dict[str, Any]:
     """Writes Evidently's drift and data summary report as one HTML file.
 
     Parameters
@@ -174,27 +220,33 @@ def write_report(project: Project, reference: 'pd.DataFrame', current: 'pd.DataF
     dict
         `rows`, `reference_rows` (as sampled) and `drifted` (features that Evidently flags).
     """
-    os.environ['DO_NOT_TRACK'] = 'true'
+    os.environ["DO_NOT_TRACK"] = "true"
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset, DataSummaryPreset
 
         sampled = []
         for table in (current, reference):
-            part = table[[*numeric, *categorical]].sample(min(len(table), project.monitoring.report_rows), random_state=seed)
-            filled = part.dropna(axis=1, how='all')
-            sampled.append(filled.astype({name: float for name in numeric if name in filled} | {name: object for name in categorical if name in filled}))
+            part = table[[*numeric, *categorical]].sample(
+                min(len(table), project.monitoring.report_rows), random_state=seed
+            )
+            filled = part.dropna(axis=1, how="all")
+            types = dict.fromkeys(numeric, float) | dict.fromkeys(categorical, object)
+            sampled.append(filled.astype({name: types[name] for name in filled}))
         common = [name for name in sampled[0].columns if name in sampled[1].columns]
-        definition = DataDefinition(numerical_columns=[name for name in numeric if name in common],
-                                    categorical_columns=[name for name in categorical if name in common])
+        definition = DataDefinition(
+            numerical_columns=[name for name in numeric if name in common],
+            categorical_columns=[name for name in categorical if name in common],
+        )
         now, before = (Dataset.from_pandas(part[common], data_definition=definition) for part in sampled)
         snapshot = Report([DataDriftPreset(), DataSummaryPreset()], include_tests=True).run(now, before)
-        partial = Path(f'{file}.partial')
+        partial = Path(f"{file}.partial")
         snapshot.save_html(str(partial))
     os.replace(partial, file)
-    flags = [one['name'] for one in snapshot.dict()['tests'] if one['status'] == 'FAIL' and one['name'].startswith('Value Drift')]
-    return {'rows': len(sampled[0]), 'reference_rows': len(sampled[1]), 'drifted': len(flags)}
+    failed = [one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"]
+    drifted = sum(name.startswith("Value Drift") for name in failed)
+    return {"rows": len(sampled[0]), "reference_rows": len(sampled[1]), "drifted": drifted}
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #d7348d81
 def report_folder(store: str | Path, period: str) -> Path:
@@ -209,7 +261,7 @@ def report_folder(store: str | Path, period: str) -> Path:
     -------
     Path
     """
-    return Path(store) / 'products' / period / '95_report'
+    return Path(store) / "products" / period / "95_report"
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #e5a37ff4
 def report_before(project: Project, store: str | Path, period: str) -> str:
@@ -226,12 +278,18 @@ def report_before(project: Project, store: str | Path, period: str) -> str:
     str
         For example '2013-03:9f2c41d0aa31', or 'nothing'.
     """
-    found = {one['payload']['period']: one['payload'] for one in records(store, 'report') if one['subject'].startswith(f'{project.name}@')}
-    earlier = [name for name in sorted(found) if name < period and (report_folder(store, name) / 'summary.json').is_file()]
-    return f'{earlier[-1]}:{found[earlier[-1]]["digest"][:12]}' if earlier else 'nothing'
+    found = {
+        one["payload"]["period"]: one["payload"]
+        for one in records(store, "report")
+        if one["subject"].startswith(f"{project.name}@")
+    }
+    earlier = [
+        name for name in sorted(found) if name < period and (report_folder(store, name) / "summary.json").is_file()
+    ]
+    return f"{earlier[-1]}:{found[earlier[-1]]['digest'][:12]}" if earlier else "nothing"
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #dcf25cf5
-def read_history(project: Project, store: str | Path, before: str, table: str, *, period: str) -> 'pd.DataFrame':
+def read_history(project: Project, store: str | Path, before: str, table: str, *, period: str) -> "pd.DataFrame":
     """A table of an earlier report: what was known before this period.
 
     Parameters
@@ -252,11 +310,11 @@ def read_history(project: Project, store: str | Path, before: str, table: str, *
     """
     import pandas as pd
 
-    name = (report_before(project, store, period) if before == 'auto' else before).partition(':')[0]
-    return pd.DataFrame() if name == 'nothing' else pd.read_parquet(report_folder(store, name) / f'{table}.parquet')
+    name = (report_before(project, store, period) if before == "auto" else before).partition(":")[0]
+    return pd.DataFrame() if name == "nothing" else pd.read_parquet(report_folder(store, name) / f"{table}.parquet")
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #79e4e090
-def merge_history(before: 'pd.DataFrame', now: 'pd.DataFrame', *, on: list[str]) -> 'pd.DataFrame':
+def merge_history(before: "pd.DataFrame", now: "pd.DataFrame", *, on: list[str]) -> "pd.DataFrame":
     """Earlier lines and new lines, in period order; for the same key the new line counts.
 
     Parameters
@@ -271,15 +329,20 @@ def merge_history(before: 'pd.DataFrame', now: 'pd.DataFrame', *, on: list[str])
     """
     import pandas as pd
 
-    parts = [part.dropna(axis=1, how='all') for part in (before, now) if len(part)]
+    parts = [part.dropna(axis=1, how="all") for part in (before, now) if len(part)]
     if not parts:
         return now
-    merged = pd.concat(parts, ignore_index=True).drop_duplicates(on, keep='last').sort_values('period', kind='stable', ignore_index=True)
+    merged = (
+        pd.concat(parts, ignore_index=True)
+        .drop_duplicates(on, keep="last")
+        .sort_values("period", kind="stable", ignore_index=True)
+    )
     return merged.reindex(columns=list(dict.fromkeys([*now.columns, *merged.columns])))
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #635cd72f
-def late_outcomes(project: Project, store: str | Path, before: 'pd.DataFrame', labels: 'pd.DataFrame', *,
-                  cutoff: datetime | None) -> list[dict[str, Any]]:
+def late_outcomes(
+    project: Project, store: str | Path, before: "pd.DataFrame", labels: "pd.DataFrame", *, cutoff: datetime | None
+) -> list[dict[str, Any]]:
     """Realized performance of earlier periods whose outcomes had not all arrived.
 
     Parameters
@@ -300,8 +363,11 @@ def late_outcomes(project: Project, store: str | Path, before: 'pd.DataFrame', l
     import pandas as pd
 
     lines = []
-    for period in before.loc[~before['complete'].astype(bool), 'period'].unique() if len(before) else []:
-        predictions = pd.read_parquet(Path(store) / 'products' / period / '40_score' / 'predictions.parquet')
-        then = before[before['period'] == period].set_index('model')[['reference', 'limit']].to_dict('index')
-        lines += [{**line, **then.get(line['model'], {})} for line in realized(project, predictions, labels, period=period, cutoff=cutoff)]
+    for period in before.loc[~before["complete"].astype(bool), "period"].unique() if len(before) else []:
+        predictions = pd.read_parquet(Path(store) / "products" / period / "40_score" / "predictions.parquet")
+        then = before[before["period"] == period].set_index("model")[["reference", "limit"]].to_dict("index")
+        lines += [
+            {**line, **then.get(line["model"], {})}
+            for line in realized(project, predictions, labels, period=period, cutoff=cutoff)
+        ]
     return lines

@@ -6,7 +6,7 @@
 __all__ = ['pill', 'sparkline', 'kpi', 'table', 'interval', 'set_head', 'card', 'grid', 'figure_box', 'change_figure', 'in_voila',
            'guarded', 'notice', 'wait_for_visitor', 'find_store']
 
-# %% ../../notebooks/lib/20_pages.ipynb #c003
+# %% ../../notebooks/lib/20_pages.ipynb #2e64fc5f
 import html
 import json
 import logging
@@ -19,7 +19,7 @@ import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-# %% ../../notebooks/lib/20_pages.ipynb #c005
+# %% ../../notebooks/lib/20_pages.ipynb #3220348e
 def pill(text: str, kind: str = "mute") -> str:
     """A status as HTML.
 
@@ -45,7 +45,7 @@ def pill(text: str, kind: str = "mute") -> str:
         raise ValueError(f"pill got the kind {kind!r}; it is one of {', '.join(kinds)}")
     return f'<span class="nb-pill nb-{kind}">{html.escape(str(text))}</span>'
 
-# %% ../../notebooks/lib/20_pages.ipynb #c008
+# %% ../../notebooks/lib/20_pages.ipynb #c85eb163
 def sparkline(values, kind: str = "info") -> str:
     """A small line as inline SVG.
 
@@ -72,7 +72,7 @@ def sparkline(values, kind: str = "info") -> str:
         f'<polygon points="1,32 {points} 199,32"/><polyline points="{points}"/></svg>'
     )
 
-# %% ../../notebooks/lib/20_pages.ipynb #c011
+# %% ../../notebooks/lib/20_pages.ipynb #50d0f341
 def kpi(label: str, value: str, unit: str = "", detail: str = "", *, status=None, series=()) -> str:
     """One key number as an HTML card.
 
@@ -98,7 +98,7 @@ def kpi(label: str, value: str, unit: str = "", detail: str = "", *, status=None
         f'<div class="nb-kpi-detail">{html.escape(detail)}</div>{sparkline(series, kind)}</section>'
     )
 
-# %% ../../notebooks/lib/20_pages.ipynb #c014
+# %% ../../notebooks/lib/20_pages.ipynb #53904fbd
 def table(columns: dict, *, numeric=(), caption: str = "") -> str:
     """An HTML table.
 
@@ -116,17 +116,20 @@ def table(columns: dict, *, numeric=(), caption: str = "") -> str:
     str
         HTML, escaped except for `Markup` cells.
     """
+
     def tag(name, header, content, extra=""):
         side = ' class="nb-num"' if header in numeric else ""
         return f"<{name}{side}{extra}>{content if isinstance(content, Markup) else html.escape(str(content))}</{name}>"
 
     head = "".join(tag("th", header, header, ' scope="col"') for header in columns)
     rows = zip(*columns.values(), strict=True)
-    body = "".join("<tr>" + "".join(tag("td", h, c) for h, c in zip(columns, row, strict=True)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(tag("td", h, c) for h, c in zip(columns, row, strict=True)) + "</tr>" for row in rows
+    )
     note = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f'<div class="nb-scroll"><table class="nb-table">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
-# %% ../../notebooks/lib/20_pages.ipynb #c017
+# %% ../../notebooks/lib/20_pages.ipynb #60aa7c1b
 def interval(low, high, scale: float) -> str:
     """An interval around zero as inline SVG.
 
@@ -153,7 +156,7 @@ def interval(low, high, scale: float) -> str:
         f'<circle cx="{(left + right) / 2:.1f}" cy="8" r="3.4"/></svg>'
     )
 
-# %% ../../notebooks/lib/20_pages.ipynb #c020
+# %% ../../notebooks/lib/20_pages.ipynb #7b6ae8a0
 def set_head(box: widgets.VBox, title: str, subtitle: str) -> None:
     """Write a card's title and subtitle.
 
@@ -164,9 +167,11 @@ def set_head(box: widgets.VBox, title: str, subtitle: str) -> None:
     title, subtitle : str
         The finding, and what is shown.
     """
-    box.children[0].value = f'<h2 class="nb-title">{html.escape(title)}</h2><p class="nb-sub">{html.escape(subtitle)}</p>'
+    box.children[
+        0
+    ].value = f'<h2 class="nb-title">{html.escape(title)}</h2><p class="nb-sub">{html.escape(subtitle)}</p>'
 
-# %% ../../notebooks/lib/20_pages.ipynb #c023
+# %% ../../notebooks/lib/20_pages.ipynb #6a9e9a17
 def card(title: str, subtitle: str, *children, span: int = 6) -> widgets.VBox:
     """A titled box with widgets or HTML texts in it.
 
@@ -191,7 +196,7 @@ def card(title: str, subtitle: str, *children, span: int = 6) -> widgets.VBox:
     box.add_class("nb-card").add_class(f"nb-span-{span}")
     return box
 
-# %% ../../notebooks/lib/20_pages.ipynb #c025
+# %% ../../notebooks/lib/20_pages.ipynb #2d1e9a08
 def grid(*cards: widgets.Widget) -> widgets.Box:
     """Cards side by side on twelve columns, one under another on a narrow screen.
 
@@ -206,7 +211,7 @@ def grid(*cards: widgets.Widget) -> widgets.Box:
     """
     return widgets.Box(list(cards)).add_class("nb-grid")
 
-# %% ../../notebooks/lib/20_pages.ipynb #c028
+# %% ../../notebooks/lib/20_pages.ipynb #91cbf3d5
 def figure_box(figure: go.Figure, height: int) -> tuple[widgets.Box, go.FigureWidget]:
     """A figure as a widget in a box of fixed height.
 
@@ -228,10 +233,13 @@ def figure_box(figure: go.Figure, height: int) -> tuple[widgets.Box, go.FigureWi
     widget.layout.height = None
     if widget.layout.xaxis.title.text == "Period":  # months name themselves; the room is worth more
         widget.layout.xaxis.title.text = None
-    widget.layout.margin = {"t": 40 if any(trace.showlegend is not False and trace.name for trace in widget.data) else 16, "b": 36}
+    widget.layout.margin = {
+        "t": 40 if any(trace.showlegend is not False and trace.name for trace in widget.data) else 16,
+        "b": 36,
+    }
     return widgets.Box([widget], layout={"height": f"{height}px"}).add_class("nb-figure"), widget
 
-# %% ../../notebooks/lib/20_pages.ipynb #c030
+# %% ../../notebooks/lib/20_pages.ipynb #d5bce820
 def change_figure(widget: go.FigureWidget, figure: go.Figure) -> None:
     """Give a figure on the page the data and axes of another, in one message.
 
@@ -256,7 +264,7 @@ def change_figure(widget: go.FigureWidget, figure: go.Figure) -> None:
         for axis in ("xaxis", "yaxis"):
             widget.layout[axis].update(figure.layout[axis].to_plotly_json())
 
-# %% ../../notebooks/lib/20_pages.ipynb #c033
+# %% ../../notebooks/lib/20_pages.ipynb #8be88912
 def in_voila() -> bool:
     """Whether this kernel serves a Voila page.
 
@@ -264,9 +272,12 @@ def in_voila() -> bool:
     -------
     bool
     """
-    return any(os.environ.get(name, "").startswith(start) for name, start in (("SERVER_SOFTWARE", "voila"), ("VOILA_PREHEAT", "T")))
+    return any(
+        os.environ.get(name, "").startswith(start)
+        for name, start in (("SERVER_SOFTWARE", "voila"), ("VOILA_PREHEAT", "T"))
+    )
 
-# %% ../../notebooks/lib/20_pages.ipynb #c035
+# %% ../../notebooks/lib/20_pages.ipynb #b7a881e9
 def guarded(function, message: widgets.HTML):
     """A callback whose failure becomes one sentence on the page.
 
@@ -281,6 +292,7 @@ def guarded(function, message: widgets.HTML):
     -------
     callable
     """
+
     def call(*args, **kwargs):
         try:
             function(*args, **kwargs)
@@ -293,7 +305,7 @@ def guarded(function, message: widgets.HTML):
 
     return call
 
-# %% ../../notebooks/lib/20_pages.ipynb #c038
+# %% ../../notebooks/lib/20_pages.ipynb #8aa8460c
 def notice(title: str, sentence: str, step: str = "", *, kind: str = "info") -> widgets.HTML:
     """A whole page that says one thing.
 
@@ -317,7 +329,7 @@ def notice(title: str, sentence: str, step: str = "", *, kind: str = "info") -> 
         f"<p>{html.escape(sentence)}</p>{command}</div>"
     )
 
-# %% ../../notebooks/lib/20_pages.ipynb #c041
+# %% ../../notebooks/lib/20_pages.ipynb #7a95c7cd
 def wait_for_visitor(patience: float = 20.0) -> None:
     """Return when someone opens the page; at once outside a preheated Voila kernel.
 
@@ -339,7 +351,7 @@ def wait_for_visitor(patience: float = 20.0) -> None:
         except (OSError, WebSocketException):  # nobody yet, or the server is not listening yet
             time.sleep(0.2)
 
-# %% ../../notebooks/lib/20_pages.ipynb #c044
+# %% ../../notebooks/lib/20_pages.ipynb #69b3fdfc
 def find_store(start=None) -> Path:
     """Folder of the project's store.
 

@@ -8,7 +8,7 @@ __all__ = ['INK', 'MUTED', 'AXIS', 'GRID', 'ACCENT', 'GREY', 'GOOD', 'WATCH', 'A
            'coverage', 'score_distribution', 'performance', 'drift_heatmap', 'distribution', 'decision',
            'model_comparison', 'calibration', 'scoreboard']
 
-# %% ../../notebooks/lib/18_plots.ipynb #c003
+# %% ../../notebooks/lib/18_plots.ipynb #f5077915
 import json
 import math
 
@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-# %% ../../notebooks/lib/18_plots.ipynb #c005
+# %% ../../notebooks/lib/18_plots.ipynb #73079615
 INK, MUTED, AXIS, GRID = "#14213d", "#4a5670", "#c9d1de", "#e4e8f0"
 ACCENT, GREY, GOOD, WATCH, ACT = "#2f5bea", "#8a94a8", "#12805c", "#c47f17", "#c8362b"
 SERIES = (ACCENT, "#0e8aa8", "#7a4fd0", "#c47f17", "#12805c", "#b0487a")
 STABLE_CELL, WATCH_CELL, DRIFT_CELL = "rgba(126,146,196,.17)", "#f2c879", "#d9534a"
 FONT = "Inter, system-ui, 'Segoe UI', Roboto, Arial, sans-serif"
 
-# %% ../../notebooks/lib/18_plots.ipynb #c007
+# %% ../../notebooks/lib/18_plots.ipynb #b7676d56
 def metric_label(name: str) -> str:
     """Name of a metric as a person writes it.
 
@@ -45,7 +45,7 @@ def metric_label(name: str) -> str:
     text = str(name).replace("_", " ")
     return known.get(str(name), text[:1].upper() + text[1:])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c010
+# %% ../../notebooks/lib/18_plots.ipynb #6f90613a
 def number(value, digits: int = 3, *, signed: bool = False) -> str:
     """A number as text: thousands apart, a real minus, a dash when missing.
 
@@ -71,7 +71,7 @@ def number(value, digits: int = 3, *, signed: bool = False) -> str:
         decimals = 0
     return f"{float(value):{'+' if signed else ''},.{decimals}f}".replace("-", "−")
 
-# %% ../../notebooks/lib/18_plots.ipynb #c013
+# %% ../../notebooks/lib/18_plots.ipynb #5784d8e0
 def period_label(period) -> str:
     """A period as people say it.
 
@@ -89,7 +89,7 @@ def period_label(period) -> str:
     is_month = len(text) == 7 and text[4] == "-" and text[:4].isdigit() and "01" <= text[5:] <= "12"
     return pd.Timestamp(f"{text}-01").strftime("%b %Y") if is_month else text
 
-# %% ../../notebooks/lib/18_plots.ipynb #c016
+# %% ../../notebooks/lib/18_plots.ipynb #f72dd7d4
 class _Figure(go.Figure):
     """A plotly figure that shows itself as JSON only and never embeds plotly's library."""
 
@@ -123,7 +123,7 @@ def _figure(title, *, height=340, x=None, y=None):
     figure.update_layout(template=_template(), height=height, title={"text": title, "pad": {"l": 12, "t": 14}})
     return figure.update_xaxes(title={"text": x}).update_yaxes(title={"text": y})
 
-# %% ../../notebooks/lib/18_plots.ipynb #c017
+# %% ../../notebooks/lib/18_plots.ipynb #92d93ed3
 def _need(table, function, *columns):
     """Raise when a column is missing, with what is there."""
     missing = [name for name in columns if name not in table.columns]
@@ -161,7 +161,7 @@ def _period_axis(figure, periods, room=16):
     return figure.update_xaxes(type="category", categoryorder="array", categoryarray=periods, tickmode="array",
                                tickvals=shown, ticktext=texts, range=[-0.5, len(periods) - 0.5])  # fmt: skip
 
-# %% ../../notebooks/lib/18_plots.ipynb #c020
+# %% ../../notebooks/lib/18_plots.ipynb #4519e275
 def rows_by_period(table: pd.DataFrame) -> go.Figure:
     """Rows that arrived in each period, stacked by table.
 
@@ -195,7 +195,7 @@ def rows_by_period(table: pd.DataFrame) -> go.Figure:
                        hovertemplate="%{y:,} rows<extra>" + _short(name) + "</extra>")  # fmt: skip
     return figure.update_layout(barmode="stack", bargap=0.35).update_yaxes(tickformat=",")
 
-# %% ../../notebooks/lib/18_plots.ipynb #c025
+# %% ../../notebooks/lib/18_plots.ipynb #1f2f8cbc
 def quarantine(table: pd.DataFrame) -> go.Figure:
     """Quarantined rows by rule, the most frequent on top.
 
@@ -228,7 +228,7 @@ def quarantine(table: pd.DataFrame) -> go.Figure:
                    textposition="outside", cliponaxis=False, hovertemplate="%{y}<br>%{x:,} rows<extra></extra>")  # fmt: skip
     return figure.update_layout(bargap=0.4).update_xaxes(showgrid=True, gridcolor=GRID, rangemode="tozero")
 
-# %% ../../notebooks/lib/18_plots.ipynb #c028
+# %% ../../notebooks/lib/18_plots.ipynb #727975b9
 def quality(table: pd.DataFrame) -> go.Figure:
     """Share of rows quarantined by period and table, against the allowed share.
 
@@ -265,7 +265,7 @@ def quality(table: pd.DataFrame) -> go.Figure:
                               yanchor="bottom", xanchor="left", font={"size": 11.5, "color": ACT})  # fmt: skip
     return figure.update_yaxes(rangemode="tozero")
 
-# %% ../../notebooks/lib/18_plots.ipynb #c031
+# %% ../../notebooks/lib/18_plots.ipynb #fff62315
 def coverage(table: pd.DataFrame) -> go.Figure:
     """Share of missing values by feature, the emptiest on top.
 
@@ -298,7 +298,7 @@ def coverage(table: pd.DataFrame) -> go.Figure:
     top = min(100, 115 * part["missing"].max())
     return figure.update_layout(bargap=0.35).update_xaxes(showgrid=True, gridcolor=GRID, range=[0, top])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c034
+# %% ../../notebooks/lib/18_plots.ipynb #3a59b2a0
 def score_distribution(scores: pd.DataFrame) -> go.Figure:
     """Histogram of the scores of a period.
 
@@ -335,7 +335,7 @@ def score_distribution(scores: pd.DataFrame) -> go.Figure:
                            fillcolor="rgba(47,91,234,.12)", hovertemplate="%{x:.3f}: %{y:.1f} %")  # fmt: skip
     return figure.update_layout(showlegend=len(columns) > 1).update_yaxes(rangemode="tozero")
 
-# %% ../../notebooks/lib/18_plots.ipynb #c037
+# %% ../../notebooks/lib/18_plots.ipynb #d010558d
 def _limit_area(figure, table, bottom):
     """Shade where retraining fires; the limit may step when a new model sets a new reference."""
     part = table.dropna(subset=["limit"])
@@ -372,13 +372,16 @@ def _performance_title(champion, name, metric):
         return f"{title}, below the limit of {number(last['limit'])}"
     return title if pd.isna(last.get("reference")) else f"{title} against {number(last['reference'])} at release"
 
-# %% ../../notebooks/lib/18_plots.ipynb #c038
+# %% ../../notebooks/lib/18_plots.ipynb #3a0a8611
 def _performance_points(figure, champion, metric):
     """The serving model's line, with open points where labels are missing and diamonds below the limit."""
     x, y = champion["period"].astype(str), champion[metric].astype(float)
     whole = champion["complete"].astype(bool)
     below = whole & (y < champion["limit"].astype(float))
-    labels = [f"v{v}, {100 * c:.0f} % of rows labelled" for v, c in zip(champion["version"], champion["coverage"], strict=True)]
+    labels = [
+        f"v{v}, {100 * c:.0f} % of rows labelled"
+        for v, c in zip(champion["version"], champion["coverage"], strict=True)
+    ]
     figure.add_scatter(x=x, y=y, mode="lines", name="Serving model", line={"color": ACCENT, "width": 2.6}, legendrank=1,
                        customdata=labels, hovertemplate="%{y:.3f} (%{customdata})")  # fmt: skip
     kinds = (
@@ -392,7 +395,7 @@ def _performance_points(figure, champion, metric):
             figure.add_scatter(x=x[mask], y=y[mask], mode="markers", name=name, hoverinfo="skip", showlegend=legend, legendrank=3,
                                marker={"color": fill, "size": size, "symbol": symbol, "line": {"color": color, "width": 2}})  # fmt: skip
 
-# %% ../../notebooks/lib/18_plots.ipynb #c039
+# %% ../../notebooks/lib/18_plots.ipynb #d3e27552
 def performance(table: pd.DataFrame, metric: str) -> go.Figure:
     """The serving model's metric by period, with its limit and the never-retrained model.
 
@@ -420,7 +423,9 @@ def performance(table: pd.DataFrame, metric: str) -> go.Figure:
     if champion.empty:
         return _empty("Performance is not known yet", "No labels have arrived for a period a model has scored.")
     figure = _period_axis(_figure(_performance_title(champion, name, metric), x="Period", y=name), champion["period"])
-    values = np.concatenate([part.dropna().to_numpy(float) for part in (champion[metric], first[metric], champion["limit"])])
+    values = np.concatenate(
+        [part.dropna().to_numpy(float) for part in (champion[metric], first[metric], champion["limit"])]
+    )
     spread = max(values.max() - values.min(), 0.02 * abs(values.max()), 1e-6)
     bottom, top = values.min() - 0.3 * spread, values.max() + 0.25 * spread
     _limit_area(figure, champion, bottom)
@@ -431,7 +436,7 @@ def performance(table: pd.DataFrame, metric: str) -> go.Figure:
     _performance_points(figure, champion, metric)
     return figure.update_layout(hovermode="x unified", height=380).update_yaxes(range=[bottom, top])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c042
+# %% ../../notebooks/lib/18_plots.ipynb #fb672b6b
 def drift_heatmap(table: pd.DataFrame, *, top: int = 15) -> go.Figure:
     """Population stability index by feature and period, in three bands.
 
@@ -457,7 +462,9 @@ def drift_heatmap(table: pd.DataFrame, *, top: int = 15) -> go.Figure:
     psi = table.pivot_table(index="feature", columns=table["period"].astype(str), values="psi", aggfunc="max")
     psi = psi.loc[psi.max(axis=1).sort_values(ascending=False).index[:top]].iloc[::-1]
     band = table.assign(band=table["status"].map({"stable": 0, "watch": 1, "drift": 2}))
-    band = band.pivot_table(index="feature", columns=table["period"].astype(str), values="band", aggfunc="max").loc[psi.index]
+    band = band.pivot_table(index="feature", columns=table["period"].astype(str), values="band", aggfunc="max").loc[
+        psi.index
+    ]
     last = table[table["period"].astype(str) == psi.columns[-1]]
     n = int((last["status"] == "drift").sum())
     what = "No feature" if n == 0 else "1 feature" if n == 1 else f"{n} features"
@@ -469,14 +476,18 @@ def drift_heatmap(table: pd.DataFrame, *, top: int = 15) -> go.Figure:
                                    [0.67, DRIFT_CELL], [1, DRIFT_CELL]], customdata=_drift_hover(psi), text=text,
                        texttemplate="%{text}", hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
     figure.update_xaxes(showline=False, ticks="").update_layout(margin={"t": 44, "b": 36})
-    return figure.update_yaxes(showgrid=False, tickvals=list(range(len(psi))), ticktext=[_short(f, 26) for f in psi.index])
+    return figure.update_yaxes(
+        showgrid=False, tickvals=list(range(len(psi))), ticktext=[_short(f, 26) for f in psi.index]
+    )
 
 
 def _drift_hover(psi):
     """Hover text of each cell."""
-    return [[f"{_short(f, 60)}, {period_label(p)}<br>PSI {number(psi.at[f, p])}" for p in psi.columns] for f in psi.index]
+    return [
+        [f"{_short(f, 60)}, {period_label(p)}<br>PSI {number(psi.at[f, p])}" for p in psi.columns] for f in psi.index
+    ]
 
-# %% ../../notebooks/lib/18_plots.ipynb #c045
+# %% ../../notebooks/lib/18_plots.ipynb #d5d2bf89
 def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
     """Share of rows by bin or level, in the reference and in one period.
 
@@ -501,13 +512,18 @@ def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
     _need(table, "distribution", "period", "feature", "position", "bin", "share", "reference_share")
     part = table[(table["feature"] == feature) & (table["period"].astype(str) == str(period))].sort_values("position")
     if part.empty:
-        return _empty(f"{_short(feature)} was not measured in {period_label(period)}", "Choose another feature or period.")
+        return _empty(
+            f"{_short(feature)} was not measured in {period_label(period)}", "Choose another feature or period."
+        )
     change = 100 * (part["share"] - part["reference_share"])
     most = change.abs().idxmax()
     points = f"{number(change[most], 1, signed=True)} points"
     title = f"{_short(feature, 24)}: {points} in {_short(part.loc[most, 'bin'], 18)}"
     figure = _figure(title, y="Rows, %").update_layout(barmode="overlay", hovermode="x unified")
-    for name, column, color, width in (("Reference", "reference_share", GREY, 0.82), (period_label(period), "share", ACCENT, 0.42)):
+    for name, column, color, width in (
+        ("Reference", "reference_share", GREY, 0.82),
+        (period_label(period), "share", ACCENT, 0.42),
+    ):
         figure.add_bar(x=list(range(len(part))), y=100 * part[column], name=name, width=width, customdata=part["bin"],
                        marker={"color": color, "opacity": 0.42 if color == GREY else 1},
                        hovertemplate="%{y:.1f} %")  # fmt: skip
@@ -516,7 +532,7 @@ def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
     step = math.ceil(len(part) / max(2, 50 // (width + 2)))
     return figure.update_xaxes(tickangle=0, tickvals=list(range(len(part)))[::step], ticktext=labels[::step])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c048
+# %% ../../notebooks/lib/18_plots.ipynb #04f039f0
 def decision(reasons: pd.DataFrame) -> go.Figure:
     """Each rule's value in units of its limit, red where the rule fired.
 
@@ -552,7 +568,7 @@ def decision(reasons: pd.DataFrame) -> go.Figure:
                                "symbol": ["diamond" if f else "circle" for f in fired]})  # fmt: skip
     return figure.update_xaxes(range=[0, 2.1]).update_yaxes(range=[-0.5, len(part) - 0.2])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c051
+# %% ../../notebooks/lib/18_plots.ipynb #71fc6bea
 def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure:
     """Held-out and training score of each model family.
 
@@ -584,7 +600,9 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
     figure = _figure(title, height=140 + 44 * len(part), x=metric_label(metric))
     if "train_score" in part:
         for name, score, train in zip(names, part["score"], part["train_score"], strict=True):
-            figure.add_scatter(x=[score, train], y=[name] * 2, mode="lines", line={"color": AXIS, "width": 3}, showlegend=False)
+            figure.add_scatter(
+                x=[score, train], y=[name] * 2, mode="lines", line={"color": AXIS, "width": 3}, showlegend=False
+            )
         figure.add_scatter(x=part["train_score"], y=names, mode="markers", name="Training rows",
                            marker={"color": "#ffffff", "size": 11, "line": {"color": GREY, "width": 2}})  # fmt: skip
     seconds = [f"{number(s, 1)} s" for s in part["fit_seconds"]] if "fit_seconds" in part else None
@@ -592,7 +610,7 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
                        textposition="top center", marker={"color": ACCENT, "size": 12})  # fmt: skip
     return figure.update_traces(hovertemplate="%{y}: %{x:.4f}").update_yaxes(range=[-0.5, len(part) - 0.2])
 
-# %% ../../notebooks/lib/18_plots.ipynb #c054
+# %% ../../notebooks/lib/18_plots.ipynb #cdda13dd
 def calibration(table: pd.DataFrame) -> go.Figure:
     """Observed rate against predicted probability, by model.
 
@@ -615,11 +633,16 @@ def calibration(table: pd.DataFrame) -> go.Figure:
         return _empty("Calibration is not known yet", "No labelled rows.")
     gap = (table["observed"] - table["predicted"]).abs() * table["rows"]
     off = (gap.groupby(table["model"], sort=False).sum() / table.groupby("model", sort=False)["rows"].sum()) * 100
-    title = ", ".join(f"{_short(model, 20)} is off by {number(value, 1)}" for model, value in off.items()) + " points on average"
+    title = (
+        ", ".join(f"{_short(model, 20)} is off by {number(value, 1)}" for model, value in off.items())
+        + " points on average"
+    )
     figure = _figure(title, height=420, x="Predicted probability", y="Observed rate")
     low = min(0.0, table["predicted"].min(), table["observed"].min())
     high = 1.05 * max(table["predicted"].max(), table["observed"].max())
-    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line={"color": AXIS, "width": 1.5}, name="Perfect", hoverinfo="skip")
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": AXIS, "width": 1.5}, name="Perfect", hoverinfo="skip"
+    )
     for color, (model, part) in zip((ACCENT, GREY, *SERIES[1:]), table.groupby("model", sort=False), strict=False):
         part = part.sort_values("predicted")
         size = 6 + 12 * np.sqrt(part["rows"] / part["rows"].max())
@@ -628,7 +651,7 @@ def calibration(table: pd.DataFrame) -> go.Figure:
                            hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, %{customdata:,} rows")  # fmt: skip
     return figure
 
-# %% ../../notebooks/lib/18_plots.ipynb #c057
+# %% ../../notebooks/lib/18_plots.ipynb #ecd54afc
 def scoreboard(table: pd.DataFrame) -> go.Figure:
     """Difference between candidate and champion by check, with its interval.
 
@@ -660,8 +683,13 @@ def scoreboard(table: pd.DataFrame) -> go.Figure:
     figure.add_vline(x=0, line={"color": GREY, "width": 1.2})
     colors = part["status"].map({"pass": GOOD, "fail": ACT}).fillna(GREY)
     for name, low, high, color in zip(labels, part["low"], part["high"], colors, strict=True):
-        figure.add_scatter(x=[low, high], y=[name] * 2, mode="lines", line={"color": color, "width": 4}, opacity=0.45, hoverinfo="skip")
-    words = [f"{number(a)} against {number(b)}: {s}" for a, b, s in zip(part["candidate"], part["champion"], part["status"], strict=True)]
+        figure.add_scatter(
+            x=[low, high], y=[name] * 2, mode="lines", line={"color": color, "width": 4}, opacity=0.45, hoverinfo="skip"
+        )
+    words = [
+        f"{number(a)} against {number(b)}: {s}"
+        for a, b, s in zip(part["candidate"], part["champion"], part["status"], strict=True)
+    ]
     shapes = part["status"].map({"fail": "diamond"}).fillna("circle")
     figure.add_scatter(x=part["difference"], y=labels, mode="markers", marker={"color": colors, "size": 12, "symbol": shapes},
                        customdata=words, hovertemplate="%{customdata}<extra></extra>")  # fmt: skip

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Reason(BaseModel):
     """One rule of the policy: what was measured, against which limit, and whether it fired."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     rule: str
     value: float | None
@@ -33,21 +33,39 @@ class Reason(BaseModel):
 class Decision(BaseModel):
     """What to do after a period, with all reasons; 'bootstrap' when there is no champion."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     format: int = 1
     period: str
-    action: Literal['bootstrap', 'keep', 'retrain']
+    action: Literal["bootstrap", "keep", "retrain"]
     champion: int | None
     reasons: list[Reason]
 
     @property
     def why(self) -> str:
         """The reasons that fired, in one line."""
-        return '; '.join(reason.detail for reason in self.reasons if reason.fired) or 'no rule fired'
+        return "; ".join(reason.detail for reason in self.reasons if reason.fired) or "no rule fired"
 
 # %% ../../notebooks/lib/11_policy.ipynb #4408e9b2
-def decide(project: Project, champion: Version | None, performance: 'pd.DataFrame', drift: 'pd.DataFrame', *, period: str) -> Decision:
+def _reason(rule: str, value: float | None, limit: float | None, detail: str) -> Reason:
+    """A rule fires when it has a number and a limit, and the number is above the limit."""
+    if limit is None:
+        return Reason(rule=rule, value=value, limit=None, fired=False, detail="rule is switched off")
+    if value is None:
+        return Reason(
+            rule=rule, value=None, limit=limit, fired=False, detail="cannot be judged: no outcomes or no reference"
+        )
+    return Reason(rule=rule, value=value, limit=limit, fired=value > limit, detail=detail)
+
+
+def _number(value: object) -> float | None:
+    """A number, or None for a missing one."""
+    return float(value) if isinstance(value, (int, float)) and value == value else None
+
+# %% ../../notebooks/lib/11_policy.ipynb #35766bb4
+def decide(
+    project: Project, champion: Version | None, performance: "pd.DataFrame", drift: "pd.DataFrame", *, period: str
+) -> Decision:
     """Keep the champion, or train a new model?
 
     Parameters
@@ -65,37 +83,33 @@ def decide(project: Project, champion: Version | None, performance: 'pd.DataFram
     Decision
     """
     if champion is None:
-        reason = Reason(rule='no_champion', value=None, limit=None, fired=True, detail='there is no champion yet')
-        return Decision(period=period, action='bootstrap', champion=None, reasons=[reason])
+        reason = Reason(rule="no_champion", value=None, limit=None, fired=True, detail="there is no champion yet")
+        return Decision(period=period, action="bootstrap", champion=None, reasons=[reason])
     limits, name = project.retraining, PRIMARY[project.target.kind]
     line: dict[str, Any] = {}
     if len(performance):
-        served = performance[(performance['model'] == 'champion') & (performance['version'] == champion.version)]
-        enough = served[served['coverage'] >= project.monitoring.min_coverage].sort_values('period')
+        served = performance[(performance["model"] == "champion") & (performance["version"] == champion.version)]
+        enough = served[served["coverage"] >= project.monitoring.min_coverage].sort_values("period")
         line = enough.iloc[-1].to_dict() if len(enough) else {}
-    when = f'in {line["period"]}' if line else ''
-    metric, gap = _number(line.get(name)), _number(line.get('calibration_gap'))
+    when = f"in {line['period']}" if line else ""
+    metric, gap = _number(line.get(name)), _number(line.get("calibration_gap"))
     drop = None if metric is None or champion.value is None else champion.value - metric
-    drifted = float((drift['status'] == 'drift').mean()) if len(drift) else None
-    gap_limit = limits.max_calibration_gap if project.target.kind == 'binary' else None
+    drifted = float((drift["status"] == "drift").mean()) if len(drift) else None
+    gap_limit = limits.max_calibration_gap if project.target.kind == "binary" else None
     reasons = [
-        _reason('metric_drop', drop, limits.max_metric_drop, f'{name} {metric or 0:.3f} {when}, {champion.value or 0:.3f} at release'),
-        _reason('calibration_gap', None if gap is None else abs(gap), gap_limit, f'mean prediction {gap or 0:+.3f} from the mean outcome {when}'),
-        _reason('drifted_share', drifted, limits.max_drifted_share, f'{drifted or 0:.0%} of the features drifted'),
+        _reason(
+            "metric_drop",
+            drop,
+            limits.max_metric_drop,
+            f"{name} {metric or 0:.3f} {when}, {champion.value or 0:.3f} at release",
+        ),
+        _reason(
+            "calibration_gap",
+            None if gap is None else abs(gap),
+            gap_limit,
+            f"mean prediction {gap or 0:+.3f} from the mean outcome {when}",
+        ),
+        _reason("drifted_share", drifted, limits.max_drifted_share, f"{drifted or 0:.0%} of the features drifted"),
     ]
     fired = any(reason.fired for reason in reasons)
-    return Decision(period=period, action='retrain' if fired else 'keep', champion=champion.version, reasons=reasons)
-
-
-def _reason(rule: str, value: float | None, limit: float | None, detail: str) -> Reason:
-    """A rule fires when it has a number and a limit, and the number is above the limit."""
-    if limit is None:
-        return Reason(rule=rule, value=value, limit=None, fired=False, detail='rule is switched off')
-    if value is None:
-        return Reason(rule=rule, value=None, limit=limit, fired=False, detail='cannot be judged: no outcomes or no reference')
-    return Reason(rule=rule, value=value, limit=limit, fired=value > limit, detail=detail)
-
-
-def _number(value: object) -> float | None:
-    """A number, or None for a missing one."""
-    return float(value) if isinstance(value, (int, float)) and value == value else None
+    return Decision(period=period, action="retrain" if fired else "keep", champion=champion.version, reasons=reasons)

@@ -20,7 +20,7 @@ from .tracking import fetch_model, load_model, model_digest, open_tracking
 class Version(BaseModel):
     """One registered model version: what it was made from, and where it is."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int
     period: str
@@ -47,7 +47,9 @@ def versions(project: Project, store: str | Path) -> list[Version]:
     -------
     list of Version
     """
-    return [Version(**one['payload']) for one in records(store, 'version') if one['subject'].startswith(f'{project.name}@')]
+    return [
+        Version(**one["payload"]) for one in records(store, "version") if one["subject"].startswith(f"{project.name}@")
+    ]
 
 # %% ../../notebooks/lib/08_registry.ipynb #b7f989ba
 def find_version(project: Project, store: str | Path, number: int) -> Version:
@@ -70,7 +72,7 @@ def find_version(project: Project, store: str | Path, number: int) -> Version:
     """
     known = {one.version: one for one in versions(project, store)}
     if number not in known:
-        raise InputError(f'version {number} of {project.name} is not in the store; it has {sorted(known) or "none"}.')
+        raise InputError(f"version {number} of {project.name} is not in the store; it has {sorted(known) or 'none'}.")
     return known[number]
 
 # %% ../../notebooks/lib/08_registry.ipynb #ec52254c
@@ -91,17 +93,17 @@ def register(project: Project, store: str | Path, candidate: dict[str, Any], *, 
     Version
     """
     for known in versions(project, store):
-        if known.digest == candidate['digest'] and known.period == period:
+        if known.digest == candidate["digest"] and known.period == period:
             return known
     mlflow = open_tracking(project, store)
     client = mlflow.MlflowClient()
     if not client.search_registered_models(f"name = '{project.name}'"):
         client.create_registered_model(project.name, description=project.title)
-    tags = {'period': period, 'digest': candidate['digest'], 'family': candidate['family']}
-    made = client.create_model_version(project.name, candidate['model_uri'], run_id=candidate['run_id'], tags=tags)
-    client.set_registered_model_alias(project.name, 'challenger', made.version)
+    tags = {"period": period, "digest": candidate["digest"], "family": candidate["family"]}
+    made = client.create_model_version(project.name, candidate["model_uri"], run_id=candidate["run_id"], tags=tags)
+    client.set_registered_model_alias(project.name, "challenger", made.version)
     version = Version(version=int(made.version), period=period, **candidate)
-    record(store, 'version', subject=f'{project.name}@{period}', payload=version.model_dump())
+    record(store, "version", subject=f"{project.name}@{period}", payload=version.model_dump())
     return version
 
 # %% ../../notebooks/lib/08_registry.ipynb #ad6bed8f
@@ -118,7 +120,11 @@ def promotions(project: Project, store: str | Path) -> list[dict[str, Any]]:
     list of dict
         version, digest, period and the digest of the verdict.
     """
-    found = {one['payload']['period']: one['payload'] for one in records(store, 'promotion') if one['subject'].startswith(f'{project.name}@')}
+    found = {
+        one["payload"]["period"]: one["payload"]
+        for one in records(store, "promotion")
+        if one["subject"].startswith(f"{project.name}@")
+    }
     return [found[period] for period in sorted(found)]
 
 # %% ../../notebooks/lib/08_registry.ipynb #8a3b92e9
@@ -135,15 +141,15 @@ def promote(project: Project, store: str | Path, version: Version, *, period: st
     verdict : str
         Digest of the verdict that it passed.
     """
-    payload = {'version': version.version, 'digest': version.digest, 'period': period, 'verdict': verdict}
-    record(store, 'promotion', subject=f'{project.name}@{period}', payload=payload, repeat=False)
+    payload = {"version": version.version, "digest": version.digest, "period": period, "verdict": verdict}
+    record(store, "promotion", subject=f"{project.name}@{period}", payload=payload, repeat=False)
     newest = promotions(project, store)[-1]
     mlflow = open_tracking(project, store)
     client = mlflow.MlflowClient()
-    client.set_registered_model_alias(project.name, 'champion', newest['version'])
+    client.set_registered_model_alias(project.name, "champion", newest["version"])
     aliases = client.get_registered_model(project.name).aliases
-    if aliases.get('challenger') == aliases['champion']:
-        client.delete_registered_model_alias(project.name, 'challenger')
+    if aliases.get("challenger") == aliases["champion"]:
+        client.delete_registered_model_alias(project.name, "challenger")
 
 # %% ../../notebooks/lib/08_registry.ipynb #f3e6bba7
 def champion_before(project: Project, store: str | Path, period: str) -> Version | None:
@@ -160,8 +166,8 @@ def champion_before(project: Project, store: str | Path, period: str) -> Version
     Version or None
         None when no model was released before.
     """
-    earlier = [one for one in promotions(project, store) if one['period'] < period]
-    return find_version(project, store, earlier[-1]['version']) if earlier else None
+    earlier = [one for one in promotions(project, store) if one["period"] < period]
+    return find_version(project, store, earlier[-1]["version"]) if earlier else None
 
 # %% ../../notebooks/lib/08_registry.ipynb #37e2baae
 def first_before(project: Project, store: str | Path, period: str) -> Version | None:
@@ -177,8 +183,8 @@ def first_before(project: Project, store: str | Path, period: str) -> Version | 
     -------
     Version or None
     """
-    earlier = [one for one in promotions(project, store) if one['period'] < period]
-    return find_version(project, store, earlier[0]['version']) if earlier else None
+    earlier = [one for one in promotions(project, store) if one["period"] < period]
+    return find_version(project, store, earlier[0]["version"]) if earlier else None
 
 # %% ../../notebooks/lib/08_registry.ipynb #320ebd2f
 def stamp(version: Version | None) -> str:
@@ -192,7 +198,7 @@ def stamp(version: Version | None) -> str:
     -------
     str
     """
-    return f'v{version.version}:{version.digest[:12]}' if version else 'nothing'
+    return f"v{version.version}:{version.digest[:12]}" if version else "nothing"
 
 # %% ../../notebooks/lib/08_registry.ipynb #770733a9
 def read_stamp(project: Project, store: str | Path, text: str, *, period: str) -> Version | None:
@@ -215,11 +221,13 @@ def read_stamp(project: Project, store: str | Path, text: str, *, period: str) -
     InputError
         If the store has no such version.
     """
-    if text == 'auto':
+    if text == "auto":
         return champion_before(project, store, period)
     known = {stamp(one): one for one in versions(project, store)}
-    if text != 'nothing' and text not in known:
-        raise InputError(f'champion is {text!r}; the store knows {", ".join(known) or "no version"}. Use auto, or run the periods in order.')
+    if text != "nothing" and text not in known:
+        raise InputError(
+            f"champion is {text!r}; the store knows {', '.join(known) or 'no version'}. Use auto, or run the periods in order."
+        )
     return known.get(text)
 
 # %% ../../notebooks/lib/08_registry.ipynb #656bf1e5
@@ -244,6 +252,8 @@ def load_version(project: Project, store: str | Path, version: Version) -> Any:
     file = fetch_model(project, store, version.model_uri)
     found = model_digest(file)
     if found != version.digest:
-        raise InputError(f'model file of version {version.version} has digest {found[:12]}; registered was {version.digest[:12]}. '
-                         f'It was changed after registration: {file}. Restore it, or train again.')
+        raise InputError(
+            f"model file of version {version.version} has digest {found[:12]}; registered was {version.digest[:12]}. "
+            f"It was changed after registration: {file}. Restore it, or train again."
+        )
     return load_model(file)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/09_scoring.ipynb #4490b870
-def score_rows(project: Project, table: 'pd.DataFrame', fitted: Any, version: Version, *, role: str) -> 'pd.DataFrame':
+def score_rows(project: Project, table: "pd.DataFrame", fitted: Any, version: Version, *, role: str) -> "pd.DataFrame":
     """Predictions of one version for the rows of a feature table.
 
     Parameters
@@ -36,15 +36,15 @@ def score_rows(project: Project, table: 'pd.DataFrame', fitted: Any, version: Ve
         `_id`, `_time` if there is one, model (the role), version, and the scores; in the row order of the table.
     """
     scores = predict_scores(project.target.kind, fitted, table)
-    known = [name for name in ('_id', '_time') if name in table.columns]
+    known = [name for name in ("_id", "_time") if name in table.columns]
     found = table[known].assign(model=role, version=version.version)
-    if project.target.kind == 'multiclass':
-        found['prediction'] = scores.columns.to_numpy()[scores.to_numpy().argmax(axis=1)]
-        scores = scores.add_prefix('score:')
+    if project.target.kind == "multiclass":
+        found["prediction"] = scores.columns.to_numpy()[scores.to_numpy().argmax(axis=1)]
+        scores = scores.add_prefix("score:")
     return found.join(scores)
 
 # %% ../../notebooks/lib/09_scoring.ipynb #c1f60fdc
-def no_predictions(project: Project, table: 'pd.DataFrame') -> 'pd.DataFrame':
+def no_predictions(project: Project, table: "pd.DataFrame") -> "pd.DataFrame":
     """A prediction table without rows.
 
     Parameters
@@ -57,12 +57,14 @@ def no_predictions(project: Project, table: 'pd.DataFrame') -> 'pd.DataFrame':
     -------
     pandas.DataFrame
     """
-    known = [name for name in ('_id', '_time') if name in table.columns]
-    more = {'prediction': str} if project.target.kind == 'multiclass' else {'score': float}
-    return table.loc[:, known].iloc[:0].assign(model='', version=0).assign(**{name: kind() for name, kind in more.items()})
+    known = [name for name in ("_id", "_time") if name in table.columns]
+    more = {"prediction": str} if project.target.kind == "multiclass" else {"score": float}
+    return (
+        table.loc[:, known].iloc[:0].assign(model="", version=0).assign(**{name: kind() for name, kind in more.items()})
+    )
 
 # %% ../../notebooks/lib/09_scoring.ipynb #dcd97079
-def read_scores(predictions: 'pd.DataFrame') -> 'pd.DataFrame':
+def read_scores(predictions: "pd.DataFrame") -> "pd.DataFrame":
     """The score columns of stored predictions, as `training.predict_scores` gave them.
 
     Parameters
@@ -75,5 +77,5 @@ def read_scores(predictions: 'pd.DataFrame') -> 'pd.DataFrame':
     pandas.DataFrame
         Column `score`, or one column per class.
     """
-    columns = [name for name in predictions.columns if name == 'score' or name.startswith('score:')]
-    return predictions[columns].rename(columns=lambda name: name.removeprefix('score:')).dropna(axis=1, how='all')
+    columns = [name for name in predictions.columns if name == "score" or name.startswith("score:")]
+    return predictions[columns].rename(columns=lambda name: name.removeprefix("score:")).dropna(axis=1, how="all")

@@ -49,28 +49,71 @@ def locate(path: str, root: str | Path) -> list[Path]:
     InputError
         If no file is there.
     """
-    if path.startswith('package://'):
-        package, _, inside = path.removeprefix('package://').partition('/')
+    if path.startswith("package://"):
+        package, _, inside = path.removeprefix("package://").partition("/")
         found = importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
-            raise InputError(f'{path}: the Python package {package!r} is not installed. Run `make setup`, or install it.')
+            raise InputError(
+                f"{path}: the Python package {package!r} is not installed. Run `make setup`, or install it."
+            )
         pattern = str(Path(next(iter(found.submodule_search_locations))) / inside)
     else:
         pattern = str(Path(root) / path)
-    files = [Path(pattern)] if Path(pattern).is_file() else sorted(Path(one) for one in glob.glob(pattern, recursive=True) if Path(one).is_file())
+    files = (
+        [Path(pattern)]
+        if Path(pattern).is_file()
+        else sorted(Path(one) for one in glob.glob(pattern, recursive=True) if Path(one).is_file())
+    )
     if not files:
-        raise InputError(f'{path}: no such file{_neighbour(pattern)}. Put the file there, or correct `sources` in project.yaml.')
+        raise InputError(
+            f"{path}: no such file{_neighbour(pattern)}. Put the file there, or correct `sources` in project.yaml."
+        )
     return files
 
 
 def _neighbour(pattern: str) -> str:
     """A hint with the most similar file name in the same folder."""
     folder = Path(pattern).parent
-    return nearest(Path(pattern).name, os.listdir(folder)) if folder.is_dir() else f' (the folder {folder} does not exist)'
+    return (
+        nearest(Path(pattern).name, os.listdir(folder)) if folder.is_dir() else f" (the folder {folder} does not exist)"
+    )
 
 # %% ../../notebooks/lib/02_sources.ipynb #25e5c9dc
-def read_source(connection: duckdb.DuckDBPyConnection, source: Source, *, root: str | Path,
-                types: dict[str, str] | None = None) -> duckdb.DuckDBPyRelation:
+def _unpacked(file: Path) -> Path:
+    """The file itself, or for a .zip archive its only member, unpacked once into a temporary folder."""
+    if file.suffix.lower() != ".zip":
+        return file
+    with zipfile.ZipFile(file) as archive:
+        members = [one for one in archive.infolist() if not one.is_dir()]
+        if len(members) != 1:
+            raise InputError(
+                f"{file} holds {len(members)} files; allowed: a .zip with exactly one. Unpack it and name a file."
+            )
+        status = file.stat()
+        folder = (
+            Path(tempfile.gettempdir())
+            / f"nbops-{os.getuid()}-{digest([str(file), status.st_mtime_ns, status.st_size])[:16]}"
+        )
+        target = folder / Path(members[0].filename).name
+        if not target.is_file():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            partial = folder / f"{target.name}.{os.getpid()}"
+            with archive.open(members[0]) as packed, open(partial, "wb") as unpacked:
+                while block := packed.read(1 << 20):
+                    unpacked.write(block)
+            os.replace(partial, target)
+    return target
+
+
+def _reason(error: Exception) -> str:
+    """What DuckDB says, in one line, without its list of possible settings."""
+    lines = [line.strip() for line in str(error).split("Possible")[0].splitlines() if line.strip()]
+    return " ".join(lines)[:400]
+
+# %% ../../notebooks/lib/02_sources.ipynb #47adf737
+def read_source(
+    connection: duckdb.DuckDBPyConnection, source: Source, *, root: str | Path, types: dict[str, str] | None = None
+) -> duckdb.DuckDBPyRelation:
     """A source as a DuckDB relation; nothing is loaded until it is used.
 
     Parameters
@@ -93,74 +136,54 @@ def read_source(connection: duckdb.DuckDBPyConnection, source: Source, *, root: 
         If a file is missing, empty, of an unknown kind or not readable, or if a column is missing.
     """
     files = [_unpacked(file) for file in locate(source.path, root)]
-    kind = re.sub(r'\.(gz|zst|bz2)$', '', files[0].name.lower()).rpartition('.')[2]
-    names = [str(file) for file in files]
+    kind = re.sub(r"\.(gz|zst|bz2)$", "", files[0].name.lower()).rpartition(".")[2]
+    names: Any = [str(file) for file in files]  # DuckDB takes lists, its stubs do not know
     try:
-        if kind == 'parquet':
+        if kind == "parquet":
             relation = connection.read_parquet(names)
-        elif kind in ('json', 'jsonl', 'ndjson'):
-            relation = connection.read_json(names)  # type: ignore[arg-type]
-        elif kind in ('csv', 'tsv', 'txt'):
-            relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)  # type: ignore[arg-type]
+        elif kind in ("json", "jsonl", "ndjson"):
+            relation = connection.read_json(names)
+        elif kind in ("csv", "tsv", "txt"):
+            relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)
             known = {name: kind for name, kind in (types or {}).items() if name in relation.columns}
             if types is not None:
-                sample = 20480 if len(known) == len(relation.columns) else -1        # all rows decide about columns that the contract leaves out
-                relation = connection.read_csv(names, na_values=source.missing, header=True, dtype=known,  # type: ignore[arg-type]
-                                               sample_size=sample)
+                sample = (
+                    20480 if len(known) == len(relation.columns) else -1
+                )  # all rows decide about columns that the contract leaves out
+                relation = connection.read_csv(
+                    names, na_values=source.missing, header=True, dtype=known, sample_size=sample
+                )
         else:
-            raise InputError(f'{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl, also .gz and .zip.')
+            raise InputError(
+                f"{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl, also .gz and .zip."
+            )
     except duckdb.Error as error:
-        raise InputError(f'{source.path} cannot be read: {_reason(error)}') from None
+        raise InputError(f"{source.path} cannot be read: {_reason(error)}") from None
     absent = [name for name in types or {} if name not in relation.columns]
     if absent:
         hint = nearest(absent[0], relation.columns)
-        raise InputError(f'{source.path}: column {absent[0]!r} is missing{hint}; the file has {", ".join(relation.columns)}. '
-                         'Repair the file, or correct contract.yaml.')
+        raise InputError(
+            f"{source.path}: column {absent[0]!r} is missing{hint}; the file has {', '.join(relation.columns)}. "
+            "Repair the file, or correct contract.yaml."
+        )
     return relation
 
-
-def _unpacked(file: Path) -> Path:
-    """The file itself, or for a .zip archive its only member, unpacked once into a temporary folder."""
-    if file.suffix.lower() != '.zip':
-        return file
-    with zipfile.ZipFile(file) as archive:
-        members = [one for one in archive.infolist() if not one.is_dir()]
-        if len(members) != 1:
-            raise InputError(f'{file} holds {len(members)} files; allowed: a .zip with exactly one. Unpack it and name a file.')
-        status = file.stat()
-        folder = Path(tempfile.gettempdir()) / f'nbops-{os.getuid()}-{digest([str(file), status.st_mtime_ns, status.st_size])[:16]}'
-        target = folder / Path(members[0].filename).name
-        if not target.is_file():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            partial = folder / f'{target.name}.{os.getpid()}'
-            with archive.open(members[0]) as packed, open(partial, 'wb') as unpacked:
-                while block := packed.read(1 << 20):
-                    unpacked.write(block)
-            os.replace(partial, target)
-    return target
-
-
-def _reason(error: Exception) -> str:
-    """What DuckDB says, in one line, without its list of possible settings."""
-    lines = [line.strip() for line in str(error).split('Possible')[0].splitlines() if line.strip()]
-    return ' '.join(lines)[:400]
-
-# %% ../../notebooks/lib/02_sources.ipynb #b2157907
+# %% ../../notebooks/lib/02_sources.ipynb #c135378a
 class Piece(BaseModel):
     """One Parquet file of a snapshot: the rows of one table in one period."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     period: str
     file: str
     sha256: str
     rows: int
 
-# %% ../../notebooks/lib/02_sources.ipynb #09a6c646
+# %% ../../notebooks/lib/02_sources.ipynb #4be998c8
 class Table(BaseModel):
     """One table of a snapshot: its columns with their types, and its pieces in time order."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     columns: dict[str, str]
     pieces: list[Piece]
@@ -170,11 +193,11 @@ class Table(BaseModel):
         """How many rows the table has."""
         return sum(piece.rows for piece in self.pieces)
 
-# %% ../../notebooks/lib/02_sources.ipynb #f46115c5
+# %% ../../notebooks/lib/02_sources.ipynb #218fb7a4
 class Snapshot(BaseModel):
     """The manifest of a snapshot: every table as it was known at the end of a period."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra="forbid")
 
     format: int = 1
     period: str
@@ -186,45 +209,71 @@ class Snapshot(BaseModel):
         """The Parquet files of one table, as full paths."""
         return [str(Path(store) / piece.file) for piece in self.tables[table].pieces]
 
-# %% ../../notebooks/lib/02_sources.ipynb #e82826ce
-def _with_time(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, source: Source,
-               project: Project) -> duckdb.DuckDBPyRelation:
+# %% ../../notebooks/lib/02_sources.ipynb #cd0f612b
+def _with_time(
+    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, source: Source, project: Project
+) -> duckdb.DuckDBPyRelation:
     """The relation with `_time` (UTC) and `_period`; in a table without time all rows are in one period."""
     if not (source.time and project.time):
         return relation.project(f"*, '{ALL}' AS _period")
     if source.time not in relation.columns:
-        raise InputError(f'time column {source.time!r} is not in {source.path}{nearest(source.time, relation.columns)}; '
-                         f'it has {", ".join(relation.columns)}. Correct `sources` in project.yaml.')
+        raise InputError(
+            f"time column {source.time!r} is not in {source.path}{nearest(source.time, relation.columns)}; "
+            f"it has {', '.join(relation.columns)}. Correct `sources` in project.yaml."
+        )
     column, zone = '"' + source.time.replace('"', '""') + '"', project.time.zone
     kind = str(relation.types[relation.columns.index(source.time)])
-    if not kind.startswith(('TIMESTAMP', 'DATE', 'VARCHAR')):
-        raise InputError(f'time column {source.time!r} of {source.path} has type {kind}; allowed: timestamp, date, or text in ISO 8601.')
+    if not kind.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+        raise InputError(
+            f"time column {source.time!r} of {source.path} has type {kind}; allowed: timestamp, date, or text in ISO 8601."
+        )
     moment = f"timezone('{zone}', {column}::TIMESTAMP)"
-    if 'TIME ZONE' in kind:
-        moment = f'{column}::TIMESTAMPTZ'
-    elif kind == 'VARCHAR':
-        moment = f"CASE WHEN regexp_matches({column}, '(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$') AND length({column}) > 10 THEN {column}::TIMESTAMPTZ ELSE {moment} END"
+    if "TIME ZONE" in kind:
+        moment = f"{column}::TIMESTAMPTZ"
+    elif kind == "VARCHAR":
+        zoned = f"length({column}) > 10 AND regexp_matches({column}, '(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+        moment = f"CASE WHEN {zoned} THEN {column}::TIMESTAMPTZ ELSE {moment} END"
     local = f"timezone('{zone}', _time)"
-    label = {'quarter': f"strftime({local}, '%Y') || '-Q' || quarter({local})", 'week': f"strftime({local}, '%G-W%V')",
-             'year': f"strftime({local}, 'Y%Y')", 'month': f"strftime({local}, '%Y-%m')", 'day': f"strftime({local}, '%Y-%m-%d')"}
-    return relation.project(f'*, {moment} AS _time').project(f"*, coalesce({label[project.time.period]}, '') AS _period")
+    label = {
+        "quarter": f"strftime({local}, '%Y') || '-Q' || quarter({local})",
+        "week": f"strftime({local}, '%G-W%V')",
+        "year": f"strftime({local}, 'Y%Y')",
+        "month": f"strftime({local}, '%Y-%m')",
+        "day": f"strftime({local}, '%Y-%m-%d')",
+    }
+    return relation.project(f"*, {moment} AS _time").project(
+        f"*, coalesce({label[project.time.period]}, '') AS _period"
+    )
 
-
+# %% ../../notebooks/lib/02_sources.ipynb #9fd85641
 def write_pieces(data: Any, store: Path) -> list[Piece]:
-    """Writes the rows of each period as a Parquet file named by its content; rows keep their order."""
+    """Writes the rows of each period as a Parquet file named by its content.
+
+    Parameters
+    ----------
+    data : pyarrow.Table
+        Rows with a column `_period` (str), which is not written. Rows keep their order.
+    store : Path
+        The store folder.
+
+    Returns
+    -------
+    list of Piece
+        One per period, in period order.
+    """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     pieces = []
-    for period in sorted(pc.unique(data['_period']).to_pylist()):
-        rows = data.filter(pc.equal(data['_period'], period)).drop_columns(['_period']).combine_chunks()
-        (store / 'snapshots').mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=store / 'snapshots', suffix='.partial')
+    for period in sorted(pc.unique(data["_period"]).to_pylist()):
+        rows = data.filter(pc.equal(data["_period"], period)).drop_columns(["_period"]).combine_chunks()
+        (store / "snapshots").mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=store / "snapshots", suffix=".partial")
         os.close(handle)
         try:
-            pq.write_table(rows, partial, compression='zstd')
+            pq.write_table(rows, partial, compression="zstd")
             sha256 = hashlib.sha256(Path(partial).read_bytes()).hexdigest()
-            file = store / 'snapshots' / sha256[:2] / f'{sha256}.parquet'
+            file = store / "snapshots" / sha256[:2] / f"{sha256}.parquet"
             file.parent.mkdir(exist_ok=True)
             os.replace(partial, file)
         finally:
@@ -232,8 +281,8 @@ def write_pieces(data: Any, store: Path) -> list[Piece]:
         pieces.append(Piece(period=period, file=str(file.relative_to(store)), sha256=sha256, rows=rows.num_rows))
     return pieces
 
-# %% ../../notebooks/lib/02_sources.ipynb #9fd85641
-def write_table(table: 'pd.DataFrame', file: str | Path) -> Path:
+# %% ../../notebooks/lib/02_sources.ipynb #c52b7511
+def write_table(table: "pd.DataFrame", file: str | Path) -> Path:
     """Writes a table as Parquet; the file appears only when it is complete.
 
     Parameters
@@ -246,14 +295,18 @@ def write_table(table: 'pd.DataFrame', file: str | Path) -> Path:
     -------
     Path
     """
-    return _appear(Path(file), lambda partial: table.to_parquet(partial, index=False, compression='zstd', coerce_timestamps='us',
-                                                                allow_truncated_timestamps=True))
+    return _appear(
+        Path(file),
+        lambda partial: table.to_parquet(
+            partial, index=False, compression="zstd", coerce_timestamps="us", allow_truncated_timestamps=True
+        ),
+    )
 
 
 def _appear(file: Path, write: Callable[[Path], Any]) -> Path:
     """Runs `write` on a temporary name, then renames; a failure leaves nothing behind."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f'.{file.name}.{os.getpid()}.partial')
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         write(partial)
         os.replace(partial, file)
@@ -261,7 +314,7 @@ def _appear(file: Path, write: Callable[[Path], Any]) -> Path:
         partial.unlink(missing_ok=True)
     return file
 
-# %% ../../notebooks/lib/02_sources.ipynb #bff5d42e
+# %% ../../notebooks/lib/02_sources.ipynb #6187dd1f
 def write_text(text: str, file: str | Path) -> Path:
     """Writes text as UTF-8; the file appears only when it is complete.
 
@@ -274,9 +327,9 @@ def write_text(text: str, file: str | Path) -> Path:
     -------
     Path
     """
-    return _appear(Path(file), lambda partial: partial.write_text(text, encoding='utf-8'))
+    return _appear(Path(file), lambda partial: partial.write_text(text, encoding="utf-8"))
 
-# %% ../../notebooks/lib/02_sources.ipynb #27909f9f
+# %% ../../notebooks/lib/02_sources.ipynb #cb75ff1f
 def write_json(value: Any, file: str | Path) -> Path:
     """Writes a value or a pydantic model as JSON; the file appears only when it is complete.
 
@@ -290,10 +343,10 @@ def write_json(value: Any, file: str | Path) -> Path:
     -------
     Path
     """
-    plain = value.model_dump(mode='json') if isinstance(value, BaseModel) else value
-    return write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + '\n', file)
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
 
-# %% ../../notebooks/lib/02_sources.ipynb #cb75ff1f
+# %% ../../notebooks/lib/02_sources.ipynb #931736f6
 def coverage(project: Project) -> tuple[str, str]:
     """The first and the last period in which the main table has rows.
 
@@ -318,15 +371,17 @@ def coverage(project: Project) -> tuple[str, str]:
         connection.execute("SET TimeZone = 'UTC'")
         try:
             timed = _with_time(connection, read_source(connection, source, root=project.root), source, project)
-            first, last = timed.filter("_period <> ''").aggregate('min(_period), max(_period)').fetchall()[0]
+            first, last = timed.filter("_period <> ''").aggregate("min(_period), max(_period)").fetchall()[0]
         except duckdb.Error as error:
-            raise InputError(f'sources.{project.table}: {source.path} cannot be read: {_reason(error)}') from None
+            raise InputError(f"sources.{project.table}: {source.path} cannot be read: {_reason(error)}") from None
     if first is None:
-        raise InputError(f'sources.{project.table}: {source.path} has no rows with a time. Give a file with rows.')
+        raise InputError(f"sources.{project.table}: {source.path} has no rows with a time. Give a file with rows.")
     return first, last
 
-# %% ../../notebooks/lib/02_sources.ipynb #931736f6
-def take_snapshot(project: Project, period: str, *, store: str | Path, types: dict[str, dict[str, str]] | None = None) -> Snapshot:
+# %% ../../notebooks/lib/02_sources.ipynb #caaf58e1
+def take_snapshot(
+    project: Project, period: str, *, store: str | Path, types: dict[str, dict[str, str]] | None = None
+) -> Snapshot:
     """Reads every source as known at the end of a period and stores it by content.
 
     Parameters
@@ -355,16 +410,22 @@ def take_snapshot(project: Project, period: str, *, store: str | Path, types: di
             try:
                 relation = read_source(connection, source, root=project.root, types=(types or {}).get(name, {}))
                 timed = _with_time(connection, relation, source, project)
-                known = timed.filter(f"_time IS NULL OR _time < TIMESTAMPTZ '{end.isoformat()}'") if end and '_time' in timed.columns else timed
+                known = (
+                    timed.filter(f"_time IS NULL OR _time < TIMESTAMPTZ '{end.isoformat()}'")
+                    if end and "_time" in timed.columns
+                    else timed
+                )
                 data = known.to_arrow_table()
             except duckdb.Error as error:
-                raise InputError(f'sources.{name}: {source.path} cannot be read: {_reason(error)} '
-                                 'Repair the file, or the type in contract.yaml.') from None
+                raise InputError(
+                    f"sources.{name}: {source.path} cannot be read: {_reason(error)} "
+                    "Repair the file, or the type in contract.yaml."
+                ) from None
             columns = {column: str(kind) for column, kind in zip(relation.columns, relation.types, strict=True)}
             tables[name] = Table(columns=columns, pieces=write_pieces(data, Path(store)))
     _require_rows(project, period, tables)
     facts = {name: table.model_dump() for name, table in tables.items()}
-    return Snapshot(period=period, as_of=end, digest=digest({'period': period, 'tables': facts}), tables=tables)
+    return Snapshot(period=period, as_of=end, digest=digest({"period": period, "tables": facts}), tables=tables)
 
 
 def _require_rows(project: Project, period: str, tables: dict[str, Table]) -> None:
@@ -372,5 +433,7 @@ def _require_rows(project: Project, period: str, tables: dict[str, Table]) -> No
     pieces = tables[project.table].pieces
     if sum(piece.rows for piece in pieces if piece.period == period) == 0:
         known = [piece.period for piece in pieces if piece.period]
-        first, last = coverage(project) if project.time else (known or ['-'])[0:1] * 2
-        raise InputError(f'{project.table} has no rows in period {period}; it covers {first} to {last}. Choose a period in that range.')
+        first, last = coverage(project) if project.time else (known or ["-"])[0:1] * 2
+        raise InputError(
+            f"{project.table} has no rows in period {period}; it covers {first} to {last}. Choose a period in that range."
+        )

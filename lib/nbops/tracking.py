@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/05_tracking.ipynb #c52ac6da
-TRUSTED_TYPES = ['numpy.dtype', 'sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor']
+TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 
 # %% ../../notebooks/lib/05_tracking.ipynb #61da0abc
 def save_model(model: Any, file: str | Path) -> Path:
@@ -40,7 +40,7 @@ def save_model(model: Any, file: str | Path) -> Path:
 
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f'.{file.name}.{os.getpid()}')
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
     skops.io.dump(model, partial, compression=zipfile.ZIP_DEFLATED)
     os.replace(partial, file)
     return file
@@ -69,10 +69,12 @@ def load_model(file: str | Path) -> Any:
     try:
         unknown = sorted(set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES))
     except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
-        raise InputError(f'{file} is no readable model file ({error}); allowed: skops files. Train it again.') from None
+        raise InputError(f"{file} is no readable model file ({error}); allowed: skops files. Train it again.") from None
     if unknown:
-        raise InputError(f'{file} holds types that are not trusted: {", ".join(unknown)}. It is not opened; '
-                         'use scikit-learn estimators, or have the types reviewed and added to TRUSTED_TYPES.')
+        raise InputError(
+            f"{file} holds types that are not trusted: {', '.join(unknown)}. It is not opened; "
+            "use scikit-learn estimators, or have the types reviewed and added to TRUSTED_TYPES."
+        )
     return skops.io.load(file, trusted=TRUSTED_TYPES)
 
 # %% ../../notebooks/lib/05_tracking.ipynb #e4317981
@@ -90,14 +92,22 @@ def model_digest(file: str | Path) -> str:
         64 hexadecimal digits.
     """
     with zipfile.ZipFile(file) as archive:
-        members = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist() if name != 'schema.json'}
-        schema = json.loads(archive.read('schema.json'))
+        members = {
+            name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist() if name != "schema.json"
+        }
+        schema = json.loads(archive.read("schema.json"))
     seen: dict[Any, int] = {}
 
     def plain(node: Any) -> Any:
         if isinstance(node, dict):
-            changed = {'__id__': lambda value: seen.setdefault(value, len(seen)), 'file': lambda value: members.get(value, value)}
-            return {key: changed[key](value) if key in changed and not isinstance(value, (dict, list)) else plain(value) for key, value in node.items()}
+            changed = {
+                "__id__": lambda value: seen.setdefault(value, len(seen)),
+                "file": lambda value: members.get(value, value),
+            }
+            return {
+                key: changed[key](value) if key in changed and not isinstance(value, (dict, list)) else plain(value)
+                for key, value in node.items()
+            }
         return [plain(one) for one in node] if isinstance(node, list) else node
 
     return hashlib.sha256(json.dumps(plain(schema), sort_keys=True).encode()).hexdigest()
@@ -115,19 +125,19 @@ def open_tracking(project: Project, store: str | Path) -> ModuleType:
     -------
     module
     """
-    os.environ['MLFLOW_DISABLE_TELEMETRY'] = 'true'
-    os.environ['DO_NOT_TRACK'] = 'true'
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
     import logging
 
-    logging.getLogger('alembic').setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
 
     store = Path(store).resolve()
     store.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(f'sqlite:///{store / "mlflow.db"}')
-    logging.getLogger('mlflow').setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(f"sqlite:///{store / 'mlflow.db'}")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     if mlflow.get_experiment_by_name(project.name) is None:
-        mlflow.create_experiment(project.name, artifact_location=(store / 'artifacts').as_uri())
+        mlflow.create_experiment(project.name, artifact_location=(store / "artifacts").as_uri())
     mlflow.set_experiment(project.name)
     return mlflow
 
@@ -151,19 +161,31 @@ def fetch_model(project: Project, store: str | Path, model_uri: str) -> Path:
     InputError
         If MLflow does not know the model, or its file is gone.
     """
-    local = Path(store) / 'artifacts' / 'models' / model_uri.removeprefix('models:/') / 'artifacts' / 'model.skops'
+    local = Path(store) / "artifacts" / "models" / model_uri.removeprefix("models:/") / "artifacts" / "model.skops"
     if local.is_file():
         return local
     mlflow = open_tracking(project, store)
     try:
-        file = Path(mlflow.artifacts.download_artifacts(model_uri)) / 'model.skops'
+        file = Path(mlflow.artifacts.download_artifacts(model_uri)) / "model.skops"
     except (mlflow.MlflowException, OSError) as error:
-        raise InputError(f'model {model_uri} cannot be fetched from {store}: {error}. Restore the store, or train again.') from None
+        raise InputError(
+            f"model {model_uri} cannot be fetched from {store}: {error}. Restore the store, or train again."
+        ) from None
     return file
 
 # %% ../../notebooks/lib/05_tracking.ipynb #59091864
-def log_candidate(project: Project, store: str | Path, model: Any, *, name: str, train: 'pd.DataFrame', data_digest: str,
-                  params: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> dict[str, str]:
+def log_candidate(
+    project: Project,
+    store: str | Path,
+    model: Any,
+    *,
+    name: str,
+    train: "pd.DataFrame",
+    data_digest: str,
+    params: dict[str, Any],
+    metrics: dict[str, float],
+    tags: dict[str, str],
+) -> dict[str, str]:
     """Logs a fitted model as one MLflow run.
 
     Parameters
@@ -179,7 +201,7 @@ def log_candidate(project: Project, store: str | Path, model: Any, *, name: str,
     data_digest : str
         Digest of the training data.
     params, metrics, tags : dict
-        As MLflow takes them.
+        As MLflow takes them; metrics that are NaN are left out.
 
     Returns
     -------
@@ -192,15 +214,28 @@ def log_candidate(project: Project, store: str | Path, model: Any, *, name: str,
     example = train.head(3)
     with mlflow.start_run(run_name=name, tags=tags) as run:
         mlflow.log_params(params)
-        mlflow.log_metrics(metrics)
-        mlflow.log_input(mlflow.data.from_pandas(example, name=project.name, digest=data_digest[:32]), context='training')
-        info = mlflow.sklearn.log_model(model, name='model', signature=infer_signature(example, model.predict(example)), input_example=example,
-                                        pip_requirements=_requirements(), serialization_format='skops', skops_trusted_types=TRUSTED_TYPES)
-    return {'run_id': run.info.run_id, 'model_uri': info.model_uri, 'digest': model_digest(fetch_model(project, store, info.model_uri))}
+        mlflow.log_metrics({key: value for key, value in metrics.items() if value == value})
+        mlflow.log_input(
+            mlflow.data.from_pandas(example, name=project.name, digest=data_digest[:32]), context="training"
+        )
+        info = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            signature=infer_signature(example, model.predict(example)),
+            input_example=example,
+            pip_requirements=_requirements(),
+            serialization_format="skops",
+            skops_trusted_types=TRUSTED_TYPES,
+        )
+    return {
+        "run_id": run.info.run_id,
+        "model_uri": info.model_uri,
+        "digest": model_digest(fetch_model(project, store, info.model_uri)),
+    }
 
 
 def _requirements() -> list[str]:
     """The packages that a model needs, pinned; given to MLflow so that it does not search for them, which takes seconds."""
     from importlib.metadata import version
 
-    return [f'{name}=={version(name)}' for name in ('scikit-learn', 'skops', 'pandas', 'numpy')]
+    return [f"{name}=={version(name)}" for name in ("scikit-learn", "skops", "pandas", "numpy")]

@@ -46,25 +46,41 @@ def make_model(kind: str, family: str, *, numeric: list[str], categorical: list[
     from sklearn import compose, ensemble, impute, linear_model, pipeline, preprocessing
 
     if family not in FAMILIES:
-        raise InputError(f'training.families: {family!r} is not known{nearest(family, FAMILIES)}; allowed: {", ".join(FAMILIES)}.')
-    if family == 'linear':
-        numbers = pipeline.make_pipeline(impute.SimpleImputer(strategy='median', keep_empty_features=True), preprocessing.StandardScaler())
-        words: Any = preprocessing.OneHotEncoder(handle_unknown='infrequent_if_exist', max_categories=50)
-        estimator: Any = linear_model.Ridge(random_state=seed) if kind == 'regression' else linear_model.LogisticRegression(max_iter=500)
+        raise InputError(
+            f"training.families: {family!r} is not known{nearest(family, FAMILIES)}; allowed: {', '.join(FAMILIES)}."
+        )
+    if family == "linear":
+        numbers = pipeline.make_pipeline(
+            impute.SimpleImputer(strategy="median", keep_empty_features=True), preprocessing.StandardScaler()
+        )
+        words: Any = preprocessing.OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=50)
+        estimator: Any = (
+            linear_model.Ridge(random_state=seed)
+            if kind == "regression"
+            else linear_model.LogisticRegression(max_iter=500)
+        )
     else:
-        numbers = 'passthrough'
-        words = preprocessing.OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1, max_categories=250)
-        trees = ensemble.HistGradientBoostingRegressor if kind == 'regression' else ensemble.HistGradientBoostingClassifier
-        estimator = trees(learning_rate=0.05, max_iter=150, max_leaf_nodes=15, min_samples_leaf=max(2, min(200, rows // 100)),
-                          early_stopping=False, random_state=seed)
-    prepare = compose.ColumnTransformer([('numeric', numbers, numeric), ('categorical', words, categorical)])
-    return pipeline.Pipeline([('prepare', prepare), ('model', estimator)])
+        numbers = "passthrough"
+        words = preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, max_categories=250)
+        trees = (
+            ensemble.HistGradientBoostingRegressor if kind == "regression" else ensemble.HistGradientBoostingClassifier
+        )
+        estimator = trees(
+            learning_rate=0.05,
+            max_iter=150,
+            max_leaf_nodes=15,
+            min_samples_leaf=max(2, min(200, rows // 100)),
+            early_stopping=False,
+            random_state=seed,
+        )
+    prepare = compose.ColumnTransformer([("numeric", numbers, numeric), ("categorical", words, categorical)])
+    return pipeline.Pipeline([("prepare", prepare), ("model", estimator)])
 
 
-FAMILIES = ['linear', 'hist_gradient_boosting']
+FAMILIES = ["linear", "hist_gradient_boosting"]
 
 # %% ../../notebooks/lib/06_training.ipynb #cc6f0fe4
-def split_newest(project: Project, table: 'pd.DataFrame', *, seed: int) -> tuple['pd.DataFrame', 'pd.DataFrame']:
+def split_newest(project: Project, table: "pd.DataFrame", *, seed: int) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Rows to learn from, and held-out rows.
 
     Parameters
@@ -88,21 +104,27 @@ def split_newest(project: Project, table: 'pd.DataFrame', *, seed: int) -> tuple
 
     settings = project.training
     if len(table) < settings.min_rows:
-        raise InputError(f'{len(table)} rows have a known outcome; allowed: at least {settings.min_rows} (training.min_rows). Choose a later period.')
-    table = table.sort_values([name for name in ('_time', '_id') if name in table.columns], ignore_index=True)
-    if '_time' in table.columns:
-        start = table['_time'].iloc[-1].normalize() - pd.Timedelta(days=settings.holdout_days - 1)
-        held = table['_time'] >= start
+        raise InputError(
+            f"{len(table)} rows have a known outcome; allowed: at least {settings.min_rows} (training.min_rows). Choose a later period."
+        )
+    table = table.sort_values([name for name in ("_time", "_id") if name in table.columns], ignore_index=True)
+    if "_time" in table.columns:
+        start = table["_time"].iloc[-1].normalize() - pd.Timedelta(days=settings.holdout_days - 1)
+        held = table["_time"] >= start
         if not 0 < held.sum() <= len(table) / 2:
             held = table.index >= len(table) - max(1, round(settings.holdout_share * len(table)))
         return table[~held], table[held]
-    counts = table['_label'].value_counts()
-    fair = project.target.kind != 'regression' and counts.min() >= 2 and settings.holdout_share * len(table) >= len(counts)
-    learn, held = train_test_split(table, test_size=settings.holdout_share, random_state=seed, stratify=table['_label'] if fair else None)
+    counts = table["_label"].value_counts()
+    fair = (
+        project.target.kind != "regression" and counts.min() >= 2 and settings.holdout_share * len(table) >= len(counts)
+    )
+    learn, held = train_test_split(
+        table, test_size=settings.holdout_share, random_state=seed, stratify=table["_label"] if fair else None
+    )
     return learn.sort_index(), held.sort_index()
 
 # %% ../../notebooks/lib/06_training.ipynb #c3927802
-def require_classes(project: Project, labels: 'pd.Series') -> None:
+def require_classes(project: Project, labels: "pd.Series") -> None:
     """Refuses a target from which nothing can be learned.
 
     Parameters
@@ -116,11 +138,13 @@ def require_classes(project: Project, labels: 'pd.Series') -> None:
         If a classification target has one class, or a regression target one value.
     """
     if labels.nunique() < 2:
-        raise InputError(f'target {project.target.column!r} has the same value in all {len(labels)} rows to learn from ({labels.iloc[0]!r}); '
-                         'allowed: at least two different values. Choose a later period, or correct `target` in project.yaml.')
+        raise InputError(
+            f"target {project.target.column!r} has the same value in all {len(labels)} rows to learn from ({labels.iloc[0]!r}); "
+            "allowed: at least two different values. Choose a later period, or correct `target` in project.yaml."
+        )
 
 # %% ../../notebooks/lib/06_training.ipynb #94ac41c9
-def fit_model(project: Project, family: str, table: 'pd.DataFrame', *, seed: int) -> Any:
+def fit_model(project: Project, family: str, table: "pd.DataFrame", *, seed: int) -> Any:
     """One family fitted on all rows of a feature table.
 
     Parameters
@@ -136,13 +160,15 @@ def fit_model(project: Project, family: str, table: 'pd.DataFrame', *, seed: int
     sklearn.pipeline.Pipeline
     """
     numeric, categorical = feature_columns(project, table)
-    model = make_model(project.target.kind, family, numeric=numeric, categorical=categorical, rows=len(table), seed=seed)
+    model = make_model(
+        project.target.kind, family, numeric=numeric, categorical=categorical, rows=len(table), seed=seed
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*(infrequent|unknown) categor.*')
-        return model.fit(model_input(table, numeric, categorical), table['_label'])
+        warnings.filterwarnings("ignore", message=".*(infrequent|unknown) categor.*")
+        return model.fit(model_input(table, numeric, categorical), table["_label"])
 
 # %% ../../notebooks/lib/06_training.ipynb #e534b673
-def predict_scores(kind: str, model: Any, table: 'pd.DataFrame') -> 'pd.DataFrame':
+def predict_scores(kind: str, model: Any, table: "pd.DataFrame") -> "pd.DataFrame":
     """What a model says about each row.
 
     Parameters
@@ -166,21 +192,25 @@ def predict_scores(kind: str, model: Any, table: 'pd.DataFrame') -> 'pd.DataFram
     """
     import pandas as pd
 
-    (_, _, numeric), (_, _, categorical) = model.named_steps['prepare'].transformers[:2]
+    (_, _, numeric), (_, _, categorical) = model.named_steps["prepare"].transformers[:2]
     absent = [name for name in [*numeric, *categorical] if name not in table.columns]
     if absent:
-        raise InputError(f'the model needs column {absent[0]!r}, which is missing{nearest(absent[0], list(table.columns))}. '
-                         'Score with the feature code that the model was trained with, or train again.')
+        raise InputError(
+            f"the model needs column {absent[0]!r}, which is missing{nearest(absent[0], list(table.columns))}. "
+            "Score with the feature code that the model was trained with, or train again."
+        )
     given = model_input(table, numeric, categorical)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*(infrequent|unknown) categor.*')
-        if kind == 'regression':
-            return pd.DataFrame({'score': model.predict(given)}, index=table.index)
-        chances = pd.DataFrame(model.predict_proba(given), index=table.index, columns=[str(one) for one in model.classes_])
-    return chances.iloc[:, [1]].set_axis(['score'], axis=1) if kind == 'binary' else chances
+        warnings.filterwarnings("ignore", message=".*(infrequent|unknown) categor.*")
+        if kind == "regression":
+            return pd.DataFrame({"score": model.predict(given)}, index=table.index)
+        chances = pd.DataFrame(
+            model.predict_proba(given), index=table.index, columns=[str(one) for one in model.classes_]
+        )
+    return chances.iloc[:, [1]].set_axis(["score"], axis=1) if kind == "binary" else chances
 
 # %% ../../notebooks/lib/06_training.ipynb #270c06df
-def no_comparison() -> 'pd.DataFrame':
+def no_comparison() -> "pd.DataFrame":
     """A comparison table without lines.
 
     Returns
@@ -189,13 +219,17 @@ def no_comparison() -> 'pd.DataFrame':
     """
     import pandas as pd
 
-    return pd.DataFrame({'family': pd.Series(dtype=str), **{name: pd.Series(dtype=float) for name in COMPARISON_COLUMNS[1:]}})
+    return pd.DataFrame(
+        {"family": pd.Series(dtype=str), **{name: pd.Series(dtype=float) for name in COMPARISON_COLUMNS[1:]}}
+    )
 
 
-COMPARISON_COLUMNS = ['family', 'score', 'train_score', 'fit_seconds', 'predict_seconds']
+COMPARISON_COLUMNS = ["family", "score", "train_score", "fit_seconds", "predict_seconds"]
 
 # %% ../../notebooks/lib/06_training.ipynb #137d68bd
-def compare_families(project: Project, table: 'pd.DataFrame', *, metric: Callable[[Any, Any], float], seed: int) -> 'pd.DataFrame':
+def compare_families(
+    project: Project, table: "pd.DataFrame", *, metric: Callable[[Any, Any], float], seed: int
+) -> "pd.DataFrame":
     """Scores each family of `training.families` on the newest part of the rows to learn from.
 
     Parameters
@@ -215,20 +249,22 @@ def compare_families(project: Project, table: 'pd.DataFrame', *, metric: Callabl
     import pandas as pd
 
     older, newer = split_newest(project, table, seed=seed)
-    require_classes(project, older['_label'])
+    require_classes(project, older["_label"])
     lines = []
     for family in project.training.families:
         start = time.perf_counter()
         model = fit_model(project, family, older, seed=seed)
         middle = time.perf_counter()
-        score = metric(newer['_label'], predict_scores(project.target.kind, model, newer))
+        score = metric(newer["_label"], predict_scores(project.target.kind, model, newer))
         end = time.perf_counter()
-        train_score = metric(older['_label'], predict_scores(project.target.kind, model, older))
+        train_score = metric(older["_label"], predict_scores(project.target.kind, model, older))
         lines.append((family, score, train_score, middle - start, end - middle))
-    return pd.DataFrame(lines, columns=COMPARISON_COLUMNS).sort_values('score', ascending=False, na_position='last', ignore_index=True)
+    return pd.DataFrame(lines, columns=COMPARISON_COLUMNS).sort_values(
+        "score", ascending=False, na_position="last", ignore_index=True
+    )
 
 # %% ../../notebooks/lib/06_training.ipynb #44895698
-def time_span(table: 'pd.DataFrame') -> dict[str, str | None]:
+def time_span(table: "pd.DataFrame") -> dict[str, str | None]:
     """First and last moment of a feature table, as ISO 8601 text; None without time.
 
     Parameters
@@ -240,5 +276,8 @@ def time_span(table: 'pd.DataFrame') -> dict[str, str | None]:
     dict
         `trained_from` and `trained_until`.
     """
-    times = table['_time'] if '_time' in table.columns and len(table) else None
-    return {'trained_from': None if times is None else times.min().isoformat(), 'trained_until': None if times is None else times.max().isoformat()}
+    times = table["_time"] if "_time" in table.columns and len(table) else None
+    return {
+        "trained_from": None if times is None else times.min().isoformat(),
+        "trained_until": None if times is None else times.max().isoformat(),
+    }
