@@ -18,7 +18,6 @@ from nbops import dashboard, pages
 from report_store import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = "/usr/bin/chromium"
 ADDRESS = "voila/render/monitoring.ipynb"
 MONTHS = tuple(f"{2012 + i // 12}-{i % 12 + 1:02d}" for i in range(24))
 
@@ -158,18 +157,16 @@ def _wait(condition, process, log, seconds=90):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(chromium):
     """Headless Chromium, alone with this machine."""
-    if not Path(CHROMIUM).exists():
-        pytest.fail(f"{CHROMIUM} is missing: install it with 'apt-get install chromium'")
     from playwright.sync_api import sync_playwright
 
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run"
     quiet += " --disable-background-networking --disable-component-update --disable-sync"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet.split())
-        yield chromium
-        chromium.close()
+        opened = playwright.chromium.launch(executable_path=chromium, args=quiet.split())
+        yield opened
+        opened.close()
 
 
 def visit(browser, server, ready):
@@ -308,3 +305,17 @@ def test_the_server_gives_pages_only(server):
     for path in ("voila/files/monitoring.ipynb", "voila/files/theme/voila.py", "voila/render/absent.ipynb"):
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(server + path)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_page_of_the_real_run(browser, server, store, flights_run):
+    shutil.rmtree(store / "products", ignore_errors=True)
+    shutil.copytree(flights_run[1] / "products" / "2013-04", store / "products" / "2013-04")
+    page = visit(browser, server, ".nb-page .nb-figure .main-svg")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 8")
+    assert page.title() == "Late arrivals from New York"
+    assert "version 2 takes over from version 1" in page.inner_text(".nb-health")
+    assert {urlsplit(url).hostname for url in page.seen["requests"] if url.startswith("http")} == {"127.0.0.1"}
+    assert page.seen["failed"] == page.seen["errors"] == []
+    page.close()

@@ -574,7 +574,7 @@ def versions_card(report: Report, *, newest: int = 12) -> widgets.VBox:
         "Family": [str(f).replace("_", " ") for f in part["family"]],
         "Digest": [Markup(f"<code>{html.escape(str(d).removeprefix('sha256:')[:8])}</code>") for d in part["digest"]],
     }  # fmt: skip
-    note = "Each version was compared with the champion of its day on the same rows; the bar is the 95 % interval of the difference."
+    note = "Each version was compared with the champion of its day on the same rows; the bar is the 90 % interval of the difference."
     more = f'<p class="nb-sub">{len(table) - newest} older versions are not listed.</p>' if len(table) > newest else ""
     made = pages.table(columns, numeric={list(columns)[2], "Rows"}, caption="Model versions, newest first")
     return pages.card(title, note, made + more, span=12)

@@ -1,0 +1,82 @@
+"""Every command in the README is run by a test, and what it shows is what is printed."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nbops.config import InputError, load_project
+from test_make import wait_for
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Where each command is run for real. `make test` is what runs these tests.
+RUN_BY = {
+    "make run": "conftest.py::flights_run",
+    "make test": "../.ci/run::make test",
+    "make dashboards": "test_readme.py::test_make_dashboards_serves_the_page",
+    "make lab": "test_make.py::test_lab_lists_the_notebooks",
+    ".venv/bin/nbops run": "test_other_tables.py::nbops",
+    ".venv/bin/nbops status": "test_loop.py::test_status_says_what_comes_next",
+    ".venv/bin/nbops replay --from 2013-02 --to 2013-12": "../Makefile::nbops replay --from",
+    ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
+}
+
+
+def commands():
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_command_is_run_by_a_test():
+    assert commands() == list(RUN_BY)
+    for command, place in RUN_BY.items():
+        file, text = place.split("::")
+        assert text in (ROOT / "tests" / file).read_text(), f"{command}: no {text} in {file}"
+
+
+def test_every_file_it_names_exists():
+    named = {name for name in re.findall(r"`([\w./-]+)`", README) if "/" in name or name.endswith((".yaml", ".ipynb"))}
+    missing = [name for name in named if not name.startswith("store/") and not (ROOT / name).exists()]
+    assert not missing
+    assert (ROOT / "reports/images/monitoring.png").is_file()
+
+
+def test_the_error_it_shows_is_the_error_that_is_printed(tmp_path):
+    text = (ROOT / "project.yaml").read_text().replace("kind: binary", "kind: binary, knid: binary")
+    (tmp_path / "project.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load_project(tmp_path)
+    shown = re.search(r"nbops: (project\.yaml is not valid:.*?)```", README, re.S)[1].strip()
+    assert str(error.value).replace(f"{tmp_path}/", "") == shown
+
+
+@pytest.mark.slow
+def test_ploomber_reads_the_same_pipeline():
+    ploomber = Path(sys.executable).with_name("ploomber")
+    done = subprocess.run([ploomber, "status"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for path in sorted((ROOT / "notebooks/stages").glob("*.ipynb")):
+        assert path.stem in done.stdout
+
+
+@pytest.mark.slow
+def test_make_dashboards_serves_the_page(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"NBOPS_STORE": str(tmp_path), "NBOPS_DASHBOARD_POOL": "0"}
+    with (tmp_path / "log").open("w") as log:
+        options = ["make", "dashboards", f"VOILA=--port={port} --Voila.port_retries=0"]
+        server = subprocess.Popen(options, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", server)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert "0.0.0.0" not in (tmp_path / "log").read_text()
