@@ -6,13 +6,5 @@ unwanted = ["ploomber", "ploomber_extension", "jupyterlab_jupytext", "nbclassic"
 c.ServerApp.jpserver_extensions = dict.fromkeys(unwanted, False)
 
 
-def save_without_outputs(model, path, **_):
-    """Keep outputs out of git. They stay on screen; a run keeps its executed notebooks in store/."""
-    if model["type"] != "notebook" or path.startswith("store/"):
-        return
-    for cell in model["content"]["cells"]:
-        if cell["cell_type"] == "code":
-            cell.update(outputs=[], execution_count=None)
-
-
-c.ContentsManager.pre_save_hook = save_without_outputs
+# An opened stage shows the values of the newest run, so that Run All works; nothing of it, and no output, is saved.
+c.ServerApp.contents_manager_class = "nbops.lab.StageContents"

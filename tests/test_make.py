@@ -103,6 +103,10 @@ def test_lab_lists_the_notebooks(tmp_path):
         with urlopen(f"http://127.0.0.1:{port}/api/contents/notebooks/lib?token=test") as answer:
             listed = {entry["name"] for entry in json.load(answer)["content"]}
         assert {path.name for path in ROOT.glob("notebooks/lib/*.ipynb")} <= listed
+        with urlopen(f"http://127.0.0.1:{port}/api/contents/notebooks/stages/30_features.ipynb?token=test") as answer:
+            cells = json.load(answer)["content"]["cells"]
+        shown = next(cell["source"] for cell in cells if "injected-parameters" in cell["metadata"].get("tags", []))
+        assert str(ROOT / "store") in shown and "by_hand" in shown
         urlopen(Request(f"http://127.0.0.1:{port}/api/shutdown?token=test", method="POST")).close()
         lab.wait(timeout=30)
     finally:

@@ -242,6 +242,7 @@ def write_report(
         now, before = (Dataset.from_pandas(part[common], data_definition=definition) for part in sampled)
         snapshot = Report([DataDriftPreset(), DataSummaryPreset()], include_tests=True).run(now, before)
         partial = Path(f"{file}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
         snapshot.save_html(str(partial))
     os.replace(partial, file)
     failed = [one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"]
