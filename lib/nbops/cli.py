@@ -47,6 +47,8 @@ def main(debug: bool) -> None:
     """From notebook to a model that is validated, governed, watched and retrained.
 
     All commands work from any folder inside a project, that is, below a project.yaml.
+
+    Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 a gate refused the candidate, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger("nbops").setLevel(os.environ.get("NBOPS_LOG", "INFO"))
