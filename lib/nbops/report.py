@@ -373,7 +373,7 @@ def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.
         "performance": drawn[0],
         "drift": drawn[1],
         "decisions": _as_html(tables["decisions"]),
-        "versions": _as_html(tables["versions"]),
+        "versions": _as_html(tables["versions"].drop(columns=["metric", "created"])),
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     return write_text(PAGE.format(**parts), file)

@@ -151,11 +151,7 @@ def read_source(
                     20480 if len(known) == len(relation.columns) else -1
                 )  # all rows decide about columns that the contract leaves out
                 relation = connection.read_csv(
-                    names,
-                    na_values=source.missing,
-                    header=True,
-                    dtype=known,
-                    sample_size=sample,
+                    names, na_values=source.missing, header=True, dtype=known, sample_size=sample
                 )
         else:
             raise InputError(
