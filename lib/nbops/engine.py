@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -224,14 +225,12 @@ ENVIRONMENT = {
 
 # %% ../../notebooks/lib/15_engine.ipynb #9d957c12
 @contextlib.contextmanager
-def one_run_at_a_time(store: Path, tell: Callable[[str], None] = print) -> Iterator[None]:
+def one_run_at_a_time(store: Path) -> Iterator[None]:
     """Holds the lock of a store; waits, and says so, while another run holds it.
 
     Parameters
     ----------
     store : Path
-    tell : callable
-        Called with one line if there is something to wait for.
 
     Yields
     ------
@@ -242,7 +241,7 @@ def one_run_at_a_time(store: Path, tell: Callable[[str], None] = print) -> Itera
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell(f"another run is at work in {store}; waiting for it")
+            print(f"nbops: another run is at work in {store}; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
