@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+for name in (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+):  # a test's `make` is a person's: not a part of the `make test` around it
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from sklearn.datasets import load_wine
 
 from nbops.config import InputError, load_project
 from test_make import wait_for
@@ -21,9 +23,13 @@ RUN_BY = {
     "make test": "../.ci/run::make test",
     "make dashboards": "test_readme.py::test_make_dashboards_serves_the_page",
     "make lab": "test_make.py::test_lab_lists_the_notebooks",
-    ".venv/bin/nbops run": "test_other_tables.py::nbops",
+    ".venv/bin/nbops run": "test_readme.py::nbops run",
     ".venv/bin/nbops status": "test_loop.py::test_status_says_what_comes_next",
     ".venv/bin/nbops replay --from 2013-02 --to 2013-12": "../Makefile::nbops replay --from",
+    "mkdir -p ~/wine/notebooks && cp -r notebooks/stages ~/wine/notebooks/ && cp pipeline.yaml env.yaml ~/wine/": (
+        "test_readme.py::test_own_data_as_the_readme_says"
+    ),
+    "source .venv/bin/activate && cd ~/wine": "test_readme.py::test_own_data_as_the_readme_says",
     ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
 }
 
@@ -34,7 +40,7 @@ def commands():
 
 
 def test_every_command_is_run_by_a_test():
-    assert commands() == list(RUN_BY)
+    assert set(commands()) == set(RUN_BY)
     for command, place in RUN_BY.items():
         file, text = place.split("::")
         assert text in (ROOT / "tests" / file).read_text(), f"{command}: no {text} in {file}"
@@ -48,7 +54,7 @@ def test_every_file_it_names_exists():
 
 
 def test_the_error_it_shows_is_the_error_that_is_printed(tmp_path):
-    text = (ROOT / "project.yaml").read_text().replace("kind: binary", "kind: binary, knid: binary")
+    text = (ROOT / "project.yaml").read_text().replace("kind: binary", "knid: binary")
     (tmp_path / "project.yaml").write_text(text)
     with pytest.raises(InputError) as error:
         load_project(tmp_path)
@@ -80,3 +86,26 @@ def test_make_dashboards_serves_the_page(tmp_path):
         server.terminate()
         server.wait(timeout=30)
     assert "0.0.0.0" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_own_data_as_the_readme_says(tmp_path):
+    """The commands and files of the section, to the letter, on a table that the project has never seen."""
+    wine = load_wine(as_frame=True).frame.rename(columns={"target": "cultivar"}).sample(frac=1, random_state=1)
+    wine["cultivar"] = wine["cultivar"].map({0: "Barolo", 1: "Grignolino", 2: "Barbera"})
+    wine["tasted"] = pd.date_range("2024-01-01", periods=len(wine), freq="8h").strftime("%Y-%m-%d %H:%M")
+    wine.loc[wine.index[::9], "ash"] = None
+    wine.insert(0, "bottle", range(1, len(wine) + 1))
+    environment = os.environ | {"HOME": str(tmp_path)}
+    lines = [line for line in commands() if "~/wine" in line]
+    subprocess.run(["bash", "-c", lines[0]], cwd=ROOT, env=environment, check=True)
+    folder = tmp_path / "wine"
+    for text in re.findall(r"```yaml\n(.*?)```", README, re.S):
+        (folder / re.match(r"# (\S+\.yaml)", text)[1]).write_text(text)
+    wine.to_csv(folder / "wine.csv", index=False)
+    run = f"{lines[1]} && nbops run && nbops status"
+    done = subprocess.run(["bash", "-c", run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2024-01: The first model is released: version 1. 10 of 10 stages ran")
+    assert done.stdout.strip().endswith("1 period run, champion v1; next: nbops run --period 2024-02")
+    assert (folder / "store/products/2024-01/95_report/index.html").is_file()

@@ -6,12 +6,14 @@
 __all__ = ['Commands', 'main', 'Progress', 'describe', 'outcome_table', 'run', 'replay', 'status']
 
 # %% ../../notebooks/lib/30_cli.ipynb #07624d52
+import errno
 import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,20 +24,30 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command; errors that a person can act on are printed, and give the documented exit code."""
-        from nbops.config import InputError
-
         try:
+            from nbops.config import InputError
+
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except InputError as error:
-            code, text = 2, str(error)
         except KeyboardInterrupt:
             code, text = 130, "interrupted; what was finished is kept, and the same command goes on from there"
-        except (RuntimeError, OSError) as error:
+        except InputError as error:
+            code, text = 2, str(error)
+        except RuntimeError as error:
             if context.params.get("debug"):
                 raise
             code, text = 1, str(error)
+        except OSError as error:
+            if context.params.get("debug"):
+                raise
+            full = f"the disk is full ({error}). Nothing half-written was kept. Free some space, then give the same command."
+            code, text = (
+                1,
+                full
+                if error.errno == errno.ENOSPC
+                else f"{error}. Is the store a folder that can be written? --store names another.",
+            )
         click.echo(f"nbops: {text}", err=True)
         sys.exit(code)
 
@@ -200,18 +212,29 @@ def run(period: str | None, store: str | None, as_json: bool) -> None:
         )
     lines = engine.outcomes(project, [period], store=store)
     refused = any("refused" in line["decision"] for line in lines)
+    page = engine.page(project, period, store=store)
     said = result.summary.get("health", {}).get("headline", "done")
     _finish(
         {
             "periods": lines,
             "stages": result.stages,
             "seconds": round(result.seconds, 1),
-            "summary": f"{period}: {said} {result.ran} of {len(result.stages)} stages ran in {result.seconds:.1f} s.",
+            "summary": f"{period}: {said} {result.ran} of {len(result.stages)} stages ran in {result.seconds:.1f} s{_look(page)}",
         },
         as_json,
     )
     if refused:
         sys.exit(3)
+
+
+def _count(number: int, word: str) -> str:
+    """For example '1 period' or '2 periods'."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _look(page: Path | None) -> str:
+    """Where to look next, if a page was made."""
+    return f"; open {page}" if page else ""
 
 
 def _finish(result: dict[str, Any], as_json: bool) -> None:
@@ -245,13 +268,13 @@ def replay(first: str, last: str, store: str | None, as_json: bool) -> None:
             progress.line(describe(done[-1], metric, result.seconds))
     if not as_json:
         click.echo("\n" + outcome_table(done, metric) + "\n")
+    page = engine.page(project, periods[-1], store=store)
     trained = sum("released" in line["decision"] for line in done)
     _finish(
         {
             "periods": done,
             "seconds": round(seconds, 1),
-            "summary": f"{len(done)} periods in {seconds:.0f} s, {trained} models released; "
-            "see them with `make dashboards`, or open index.html of the last 95_report",
+            "summary": f"{_count(len(done), 'period')} in {seconds:.0f} s, {_count(trained, 'model')} released{_look(page)}",
         },
         as_json,
     )
@@ -279,11 +302,13 @@ def status(store: str | None, as_json: bool) -> None:
         click.echo(outcome_table(lines, PRIMARY[project.target.kind]) + "\n")
     champion = lines[-1]["champion"] if lines else None
     what = f"next: nbops run --period {following}" if following else "every period with data was run"
+    if lines and project.time is None:
+        what = "when the data has changed: nbops run"
     _finish(
         {
             "periods": lines,
             "next": following,
-            "summary": f"{len(lines)} periods run, {'no champion' if champion is None else f'champion v{champion}'}; {what}",
+            "summary": f"{_count(len(lines), 'period')} run, {'no champion' if champion is None else f'champion v{champion}'}; {what}",
         },
         as_json,
     )

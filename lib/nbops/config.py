@@ -202,7 +202,7 @@ class Validation(Part):
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict."""
 
-    families: list[str] = ["linear", "hist_gradient_boosting"]
+    families: list[str] = Field(["linear", "hist_gradient_boosting"], min_length=1)
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
@@ -323,9 +323,11 @@ def load_project(root: str | Path = ".") -> Project:
     if not isinstance(raw, dict):
         raise InputError(f"{file} holds {type(raw).__name__}; allowed: `key: value` lines, first of all `name:`.")
     try:
-        return Project(**{**raw, "root": file.parent})
+        return Project(**{str(key): value for key, value in raw.items()} | {"root": file.parent})
     except ValidationError as error:
-        lines = [_problem(one, Project) for one in error.errors()]
+        found = error.errors()
+        meant = {(*one["loc"][:-1], name) for one in found if one["type"] == "extra_forbidden" for name in _meant(one)}
+        lines = [_problem(one, Project) for one in found if not (one["type"] == "missing" and one["loc"] in meant)]
         raise InputError(f"{file} is not valid:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -338,6 +340,11 @@ def _problem(error: Any, model: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     received = "" if error["type"] in ("missing", "value_error") else f" (received {error['input']!r})"
     return f"{place}: {message}{received}"
+
+
+def _meant(error: Any) -> list[str]:
+    """The key that an unknown key was probably meant to be."""
+    return difflib.get_close_matches(str(error["loc"][-1]), _keys_at(Project, error["loc"][:-1]), n=1, cutoff=0.6)
 
 
 def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:

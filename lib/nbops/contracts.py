@@ -50,8 +50,13 @@ def load_contract(root: str | Path) -> "OpenDataContractStandard":
             f"{file} is missing; every project has a data contract. Write one (ODCS v3), at least `schema` with table names."
         )
     try:
-        contract = OpenDataContractStandard(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise InputError(
+                f"{file} holds {type(raw).__name__}; allowed: a data contract (ODCS v3), first of all `apiVersion:`."
+            )
+        contract = OpenDataContractStandard(**{str(key): value for key, value in raw.items()})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from None
     except ValidationError as error:
         lines = [
@@ -384,7 +389,7 @@ def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]
         start += piece.rows
         if inside:
             rows = pq.read_table(Path(store) / piece.file)
-            keep = pa.array([row not in set(inside) for row in range(piece.rows)])
+            keep = pa.array([start - piece.rows + row not in bad for row in range(piece.rows)])
             rows = rows.filter(keep)
             found += write_pieces(
                 rows.append_column("_period", pa.array([piece.period] * rows.num_rows, pa.string())), Path(store)
@@ -462,5 +467,6 @@ def require_quality(project: Project, quality: "pd.DataFrame") -> None:
         raise InputError(
             f"too many rows break the contract (allowed: {limit:.1%} of a period, validation.max_quarantined):\n"
             + "\n".join(lines)
-            + "\nRepair the delivery, or change contract.yaml if the data is right."
+            + "\nRepair the delivery, or change contract.yaml if the data is right. "
+            + "The rows are in quarantine.parquet of stage 20_validate."
         )

@@ -223,22 +223,11 @@ class Verdict(BaseModel):
 
 # %% ../../notebooks/lib/07_evaluation.ipynb #474adf0c
 def _floor(name: str, value: float, limit: float | None) -> Check:
-    """The check against an absolute floor; without a floor, or without a number, it abstains."""
-    if limit is None or np.isnan(value):
-        return Check(
-            name="floor",
-            value=_number(value),
-            limit=limit,
-            status="abstain",
-            detail=f"{name} {value:.3f}; no floor to hold it against",
-        )
-    return Check(
-        name="floor",
-        value=value,
-        limit=limit,
-        status="pass" if value >= limit else "fail",
-        detail=f"{name} {value:.3f}, at least {limit:.3f}",
-    )
+    """The check against an absolute floor; without a floor it abstains, and what cannot be measured does not reach one."""
+    status: Any = "abstain" if limit is None else "pass" if value >= limit else "fail"
+    said = f"{name} cannot be measured on these rows" if np.isnan(value) else f"{name} {value:.3f}"
+    wanted = "no floor to hold it against" if limit is None else f"at least {limit:.3f}"
+    return Check(name="floor", value=_number(value), limit=limit, status=status, detail=f"{said}; {wanted}")
 
 
 def _calibrated(gap: float, limit: float) -> Check:

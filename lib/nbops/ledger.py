@@ -6,9 +6,11 @@
 __all__ = ['canonical', 'digest', 'connect', 'record', 'records', 'verify']
 
 # %% ../../notebooks/lib/01_ledger.ipynb #0beeb7f3
+import errno
 import getpass
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +62,11 @@ def connect(store: str | Path) -> Iterator[sqlite3.Connection]:
     ------
     sqlite3.Connection
         In autocommit mode; rows can be read by column name.
+
+    Raises
+    ------
+    RuntimeError
+        If the database is damaged or cannot be written.
     """
     Path(store).mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(Path(store) / "nbops.db", timeout=60, isolation_level=None)
@@ -72,6 +79,15 @@ def connect(store: str | Path) -> Iterator[sqlite3.Connection]:
         )
         connection.execute("CREATE INDEX IF NOT EXISTS ledger_kind ON ledger (kind, subject)")
         yield connection
+    except sqlite3.DatabaseError as error:
+        file = Path(store) / "nbops.db"
+        if any(
+            word in str(error) for word in ("disk is full", "disk I/O error")
+        ):  # the second: no room for the file beside it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise RuntimeError(
+            f"{file} cannot be used: {error}. Restore it from a copy, or give another store with --store."
+        ) from error
     finally:
         connection.close()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRIFT_COLUMNS', 'DISTRIBUTION_COLUMNS', 'shares', 'drift', 'reference_rows', 'realized', 'write_report',
-           'report_folder', 'report_before', 'read_history', 'merge_history', 'late_outcomes']
+           'report_folder', 'report_before', 'read_history', 'merge_history', 'performance_table', 'late_outcomes']
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #5ff953f8
 import os
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Project
-from .evaluation import metrics
+from .evaluation import PRIMARY, metrics
+from .features import TOO_LARGE
 from .ledger import records
 from .registry import Version
 from .scoring import read_scores
+from .sources import write_complete, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,6 +195,24 @@ def realized(
     return lines
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #e7050e3d
+def _report_rows(
+    project: Project, table: "pd.DataFrame", numeric: list[str], categorical: list[str], seed: int
+) -> "pd.DataFrame":
+    """A sample of a feature table as Evidently can take it: plain types, no sentinels, no column without values."""
+    part = table[[*numeric, *categorical]].sample(min(len(table), project.monitoring.report_rows), random_state=seed)
+    part = part.astype(dict.fromkeys(numeric, float) | dict.fromkeys(categorical, object))
+    part[numeric] = part[numeric].where(part[numeric].abs() < TOO_LARGE)
+    return part.dropna(axis=1, how="all")
+
+
+def _has_bins(values: "pd.Series") -> bool:
+    """Whether a histogram can be drawn: not of 1e18 and its neighbours, which are one number in floating point."""
+    import numpy as np
+
+    low, high = values.min(), values.max()
+    return bool((high - low or 1.0) / 100 > np.spacing(max(abs(low), abs(high))))
+
+# %% ../../notebooks/lib/10_monitoring.ipynb #999715b9
 def write_report(
     project: Project,
     reference: "pd.DataFrame",
@@ -221,35 +241,29 @@ def write_report(
         `rows`, `reference_rows` (as sampled) and `drifted` (features that Evidently flags).
     """
     os.environ["DO_NOT_TRACK"] = "true"
+    now, before = (_report_rows(project, table, numeric, categorical, seed) for table in (current, reference))
+    common = [name for name in now.columns if name in before.columns]
+    common = [name for name in common if name in categorical or (_has_bins(now[name]) and _has_bins(before[name]))]
+    result = {"rows": len(now), "reference_rows": len(before), "drifted": 0}
+    if not common:
+        write_text("<p>No feature has values both now and in the reference.</p>\n", file)
+        return result
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset, DataSummaryPreset
 
-        sampled = []
-        for table in (current, reference):
-            part = table[[*numeric, *categorical]].sample(
-                min(len(table), project.monitoring.report_rows), random_state=seed
-            )
-            filled = part.dropna(axis=1, how="all")
-            types = dict.fromkeys(numeric, float) | dict.fromkeys(categorical, object)
-            sampled.append(filled.astype({name: types[name] for name in filled}))
-        common = [name for name in sampled[0].columns if name in sampled[1].columns]
         definition = DataDefinition(
             numerical_columns=[name for name in numeric if name in common],
             categorical_columns=[name for name in categorical if name in common],
         )
-        now, before = (Dataset.from_pandas(part[common], data_definition=definition) for part in sampled)
-        snapshot = Report([DataDriftPreset(), DataSummaryPreset()], include_tests=True).run(now, before)
-        partial = Path(f"{file}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.save_html(str(partial))
-    os.replace(partial, file)
+        data = [Dataset.from_pandas(part[common], data_definition=definition) for part in (now, before)]
+        snapshot = Report([DataDriftPreset(), DataSummaryPreset()], include_tests=True).run(*data)
+        write_complete(Path(file), lambda partial: snapshot.save_html(str(partial)))
     failed = [one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"]
-    drifted = sum(name.startswith("Value Drift") for name in failed)
-    return {"rows": len(sampled[0]), "reference_rows": len(sampled[1]), "drifted": drifted}
+    return result | {"drifted": sum(name.startswith("Value Drift") for name in failed)}
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #d7348d81
+# %% ../../notebooks/lib/10_monitoring.ipynb #53ea7ccb
 def report_folder(store: str | Path, period: str) -> Path:
     """Where the report stage of a period keeps its products.
 
@@ -264,7 +278,7 @@ def report_folder(store: str | Path, period: str) -> Path:
     """
     return Path(store) / "products" / period / "95_report"
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #e5a37ff4
+# %% ../../notebooks/lib/10_monitoring.ipynb #726135fb
 def report_before(project: Project, store: str | Path, period: str) -> str:
     """The newest earlier period with a report, as a parameter.
 
@@ -289,7 +303,7 @@ def report_before(project: Project, store: str | Path, period: str) -> str:
     ]
     return f"{earlier[-1]}:{found[earlier[-1]]['digest'][:12]}" if earlier else "nothing"
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #dcf25cf5
+# %% ../../notebooks/lib/10_monitoring.ipynb #68c3cee6
 def read_history(project: Project, store: str | Path, before: str, table: str, *, period: str) -> "pd.DataFrame":
     """A table of an earlier report: what was known before this period.
 
@@ -314,7 +328,7 @@ def read_history(project: Project, store: str | Path, before: str, table: str, *
     name = (report_before(project, store, period) if before == "auto" else before).partition(":")[0]
     return pd.DataFrame() if name == "nothing" else pd.read_parquet(report_folder(store, name) / f"{table}.parquet")
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #79e4e090
+# %% ../../notebooks/lib/10_monitoring.ipynb #be81ea77
 def merge_history(before: "pd.DataFrame", now: "pd.DataFrame", *, on: list[str]) -> "pd.DataFrame":
     """Earlier lines and new lines, in period order; for the same key the new line counts.
 
@@ -340,7 +354,32 @@ def merge_history(before: "pd.DataFrame", now: "pd.DataFrame", *, on: list[str])
     )
     return merged.reindex(columns=list(dict.fromkeys([*now.columns, *merged.columns])))
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #635cd72f
+# %% ../../notebooks/lib/10_monitoring.ipynb #905b0881
+def performance_table(project: Project, lines: list[dict[str, Any]], champion: Version | None) -> "pd.DataFrame":
+    """Realized performance as a table; without lines it has the columns all the same.
+
+    Parameters
+    ----------
+    project : Project
+    lines : list of dict
+        As `realized` and `late_outcomes` give them.
+    champion : Version or None
+        Gives `reference` and `limit` to lines that have none yet.
+
+    Returns
+    -------
+    pandas.DataFrame
+        period, model, version, rows, labelled, coverage, complete, the metrics, reference, limit.
+    """
+    import pandas as pd
+
+    drop, reference = project.retraining.max_metric_drop, champion.value if champion else None
+    limit = reference - drop if reference is not None and drop is not None else None
+    fields = ["period", "model", "version", "rows", "labelled", "coverage", "complete", PRIMARY[project.target.kind]]
+    table = pd.DataFrame([{"reference": reference, "limit": limit} | line for line in lines])
+    return table.reindex(columns=list(dict.fromkeys([*fields, *table.columns, "reference", "limit"])))
+
+# %% ../../notebooks/lib/10_monitoring.ipynb #37778796
 def late_outcomes(
     project: Project, store: str | Path, before: "pd.DataFrame", labels: "pd.DataFrame", *, cutoff: datetime | None
 ) -> list[dict[str, Any]]:

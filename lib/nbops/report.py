@@ -347,12 +347,7 @@ def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.
     from nbops.sources import write_text
 
     state, metric = summary["health"], PRIMARY[project.target.kind]
-    performance = (
-        tables["performance"]
-        if metric in tables["performance"]
-        else tables["performance"].assign(**{metric: float("nan")})
-    )
-    figures = [plots.performance(performance, metric), plots.drift_heatmap(tables["drift"])]
+    figures = [plots.performance(tables["performance"], metric), plots.drift_heatmap(tables["drift"])]
     drawn = [
         figure.to_html(
             full_html=False, include_plotlyjs=number == 0, config={"displayModeBar": False, "responsive": True}

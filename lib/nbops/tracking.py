@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .config import InputError, Project
+from .sources import write_complete
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,12 +39,7 @@ def save_model(model: Any, file: str | Path) -> Path:
     """
     import skops.io
 
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    skops.io.dump(model, partial, compression=zipfile.ZIP_DEFLATED)
-    os.replace(partial, file)
-    return file
+    return write_complete(Path(file), lambda partial: skops.io.dump(model, partial, compression=zipfile.ZIP_DEFLATED))
 
 # %% ../../notebooks/lib/05_tracking.ipynb #53466885
 def load_model(file: str | Path) -> Any:

@@ -99,14 +99,20 @@ def split_newest(project: Project, table: "pd.DataFrame", *, seed: int) -> tuple
     InputError
         If there are fewer rows than `training.min_rows`.
     """
+    if len(table) < project.training.min_rows:
+        raise InputError(
+            f"{len(table)} rows have a known outcome; allowed: at least {project.training.min_rows} (training.min_rows). "
+            "Choose a later period."
+        )
+    return _split(project, table, seed=seed)
+
+
+def _split(project: Project, table: "pd.DataFrame", *, seed: int) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Older and newer rows, or a fair draw without time."""
     import pandas as pd
     from sklearn.model_selection import train_test_split
 
     settings = project.training
-    if len(table) < settings.min_rows:
-        raise InputError(
-            f"{len(table)} rows have a known outcome; allowed: at least {settings.min_rows} (training.min_rows). Choose a later period."
-        )
     table = table.sort_values([name for name in ("_time", "_id") if name in table.columns], ignore_index=True)
     if "_time" in table.columns:
         start = table["_time"].iloc[-1].normalize() - pd.Timedelta(days=settings.holdout_days - 1)
@@ -160,12 +166,18 @@ def fit_model(project: Project, family: str, table: "pd.DataFrame", *, seed: int
     sklearn.pipeline.Pipeline
     """
     numeric, categorical = feature_columns(project, table)
+    given = model_input(table, numeric, categorical)
+    numeric = [name for name in numeric if given[name].notna().any()]  # without a value there is nothing to learn
+    if not numeric and not categorical:
+        raise InputError(
+            f"no feature has a value in the {len(table)} rows to learn from. Correct `features` in project.yaml, or the data."
+        )
     model = make_model(
         project.target.kind, family, numeric=numeric, categorical=categorical, rows=len(table), seed=seed
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(infrequent|unknown) categor.*")
-        return model.fit(model_input(table, numeric, categorical), table["_label"])
+        return model.fit(given, table["_label"])
 
 # %% ../../notebooks/lib/06_training.ipynb #e534b673
 def predict_scores(kind: str, model: Any, table: "pd.DataFrame") -> "pd.DataFrame":
@@ -248,7 +260,7 @@ def compare_families(
     """
     import pandas as pd
 
-    older, newer = split_newest(project, table, seed=seed)
+    older, newer = _split(project, table, seed=seed)
     require_classes(project, older["_label"])
     lines = []
     for family in project.training.families:
