@@ -4,7 +4,7 @@ SHELL := bash
 .PHONY: help setup run test check sources lab dashboards lock clean
 BIN := .venv/bin
 FROM ?= 2013-02
-TO ?= 2013-04
+TO ?= 2013-05
 
 # One thread per process (several run at once), and nothing phones home.
 export OMP_NUM_THREADS := 1
@@ -23,7 +23,7 @@ setup: .venv/.ready  ## make .venv from requirements.lock, with the kernel (agai
 .venv/.ready: requirements.lock pyproject.toml settings.ini .ci/setup
 	@.ci/setup
 
-run: .venv/.ready  ## live through a few months of flights: FROM=2013-02 TO=2013-04 STORE=store
+run: .venv/.ready  ## live through a few months of flights: FROM=2013-02 TO=2013-05 STORE=store
 	@echo "one run of the pipeline per month, $(FROM) to $(TO): score, watch, decide, retrain (about a minute each)"
 	@$(BIN)/nbops replay --from $(FROM) --to $(TO) $(if $(STORE),--store $(STORE))
 

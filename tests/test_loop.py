@@ -17,7 +17,7 @@ from nbops.config import Source, load_project
 from nbops.sources import read_source
 
 ROOT = Path(__file__).parents[1]
-PERIODS = ["2013-02", "2013-03", "2013-04"]
+PERIODS = ["2013-02", "2013-03", "2013-04", "2013-05"]
 STAGES = [path.stem for path in sorted((ROOT / "notebooks/stages").glob("*.ipynb"))]
 NBOPS = Path(sys.executable).with_name("nbops")
 
@@ -48,13 +48,22 @@ def test_it_ends_well_and_prints_the_table(flights_run):
     rows = [line.split() for line in done.stdout.splitlines() if re.match(r"2013-\d\d ", line)]
     assert [row[0] for row in rows] == PERIODS
     assert "never retrained" in done.stdout
-    assert re.match(r"3 periods in \d+ s, 2 models released", done.stdout.strip().splitlines()[-1])
+    assert re.match(r"4 periods in \d+ s, 2 models released", done.stdout.strip().splitlines()[-1])
 
 
 def test_at_least_one_retraining_with_its_reason(store):
     decisions = table(store, "2013-04", "95_report", "decisions").set_index("period")
     assert decisions["action"].to_dict() == {"2013-02": "bootstrap", "2013-03": "keep", "2013-04": "retrain"}
     assert decisions.loc["2013-04", "released"] and "mean prediction" in decisions.loc["2013-04", "reasons"]
+
+
+def test_retraining_was_worth_it(flights_run):
+    done, store = flights_run
+    realized = table(store, "2013-05", "95_report", "performance").set_index(["period", "model"])["roc_auc"]
+    row = next(line for line in done.stdout.splitlines() if line.startswith("2013-05 ")).split()
+    serving, frozen = realized["2013-05", "champion"], realized["2013-05", "first"]
+    assert serving > frozen
+    assert row == ["2013-05", "keep", "v2", f"{serving:.3f}", f"{frozen:.3f}", f"{serving - frozen:+.3f}"]
 
 
 @pytest.mark.parametrize("period", PERIODS)
@@ -167,7 +176,7 @@ def test_again_means_nothing_to_do(store):
 def test_status_says_what_comes_next(store):
     done = nbops("status", "--store", store)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("3 periods run, champion v2; next: nbops run --period 2013-05")
+    assert done.stdout.strip().endswith("4 periods run, champion v2; next: nbops run --period 2013-06")
 
 
 def test_the_static_page_stands_alone(store):

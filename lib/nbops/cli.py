@@ -249,7 +249,7 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
 def replay(first: str, last: str, store: str | None, as_json: bool) -> None:
     """Run many periods in order: history as a rehearsal of production.
 
-    Periods that are up to date cost about a second, so an interrupted replay goes on where it stopped.
+    Periods that are up to date cost a few seconds, so an interrupted replay goes on where it stopped.
 
     Example: nbops replay --from 2013-02 --to 2013-12
     """
