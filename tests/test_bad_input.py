@@ -224,11 +224,11 @@ def test_too_many_bad_rows_stop_the_run_and_can_be_looked_at(tmp_path):
     code, output = run(folder)
     assert code == 2 and '10 of 60 rows (16.7%), most often "outcome is at most 1000"' in output
     products = folder / "store/products/all/20_validate"
-    quarantine = pd.read_parquet(products / "quarantine.parquet")
+    quarantine = pd.read_parquet(products / "failed/quarantine.parquet")
     assert list(quarantine["row"]) == list(range(10)) and json.loads(quarantine["record"][0])["number"] == "0"
     assert not (products / "20_validate.ipynb").exists() and not (products / "valid.json").exists()
     change(folder / "project.yaml", validation={"max_quarantined": 0.2})
-    assert run(folder)[0] == 0 and (products / "valid.json").exists()
+    assert run(folder)[0] == 0 and (products / "valid.json").exists() and not (products / "failed").exists()
 
 
 # ---------------------------------------------------------------- a stage that is stopped
@@ -276,7 +276,7 @@ def kernels(folder):
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.readlink(process / "cwd") == str(folder) and b"ipykernel" in (process / "cmdline").read_bytes():
+            if os.readlink(process / "cwd") == str(folder) and (process / "comm").read_text() == "nbops-kernel\n":
                 found.append(int(process.name))
     return found
 

@@ -131,7 +131,7 @@ BAD = [
     (style.stage_defines_nothing, stage(code("if 1:\n    def area(): pass")), "move it"),
     (style.stage_size, stage(code("1\n" * 16)), "at most 15"),
     (style.stage_size, stage(*[md("a")] * 31), "at most 30"),
-    (style.stage_arrows, stage(code("import papermill as pm")), "only nbops.engine"),
+    (style.stage_arrows, stage(code("import papermill as pm")), "only nbops.execution"),
     (style.report_imports, stage(code("from mlflow.client import MlflowClient")), "prepared files"),
     (style.library_names, library(HEAD, HEAD, LAST), "default_exp"),
     (style.library_names, library(DEFAULT, md("# Toy"), LAST), "> purpose"),
@@ -167,7 +167,7 @@ def test_rule_refuses_an_import_of_a_higher_number(source):
 
 
 @pytest.mark.parametrize(("rule", "source", "message"), [
-    (style.module_arrows, "def f():\n    import ploomber.spec", "only ['engine']"),
+    (style.module_arrows, "def f():\n    import ploomber.spec", "only ['dag']"),
     (style.module_arrows, "from reports import board", "imports reports"),
     (style.module_statements, "try: f()\nexcept: pass", "bare"),
     (style.module_statements, "assert x", "`assert`"),
@@ -183,7 +183,7 @@ def test_module_rule_refuses(rule, source, message):
 
 
 def test_module_rules_accept_good_modules():
-    assert style.module_arrows("engine", ast.parse("import ploomber")) == []
+    assert style.module_arrows("dag", ast.parse("import ploomber")) == []
     assert (
         style.module_docstrings(
             "toy",

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'InputError', 'nearest', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time',
-           'Target', 'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Target', 'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'note_read',
+           'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/00_config.ipynb #7b4033b5
 import difflib
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 class InputError(ValueError):
     """A mistake in what was given: a file, a key or a value. The message holds the way out."""
 
-# %% ../../notebooks/lib/00_config.ipynb #eb200412
+# %% ../../notebooks/lib/00_config.ipynb #d629fd01
 def nearest(word: str, allowed: list[str]) -> str:
     """A hint such as ' (did you mean "target"?)', or '' when nothing is close.
 
@@ -40,7 +41,7 @@ def nearest(word: str, allowed: list[str]) -> str:
     close = difflib.get_close_matches(str(word), [str(one) for one in allowed], n=1, cutoff=0.6)
     return f' (did you mean "{close[0]}"?)' if close else ""
 
-# %% ../../notebooks/lib/00_config.ipynb #5722156e
+# %% ../../notebooks/lib/00_config.ipynb #7d0ea4d1
 ALL = "all"
 PATTERNS = {"year": "Y%Y", "month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d"}
 
@@ -64,7 +65,7 @@ def period_of(moment: datetime, frequency: str) -> str:
         return f"{moment.year:04d}-Q{(moment.month + 2) // 3}"
     return moment.strftime(PATTERNS[frequency])
 
-# %% ../../notebooks/lib/00_config.ipynb #fe7a9b6a
+# %% ../../notebooks/lib/00_config.ipynb #6981b9f3
 def period_bounds(period: str, frequency: str) -> tuple[datetime, datetime]:
     """First moment of a period and first moment after it, local time.
 
@@ -106,7 +107,7 @@ def period_bounds(period: str, frequency: str) -> tuple[datetime, datetime]:
     total = start.year * 12 + start.month - 1 + months
     return start, datetime(total // 12, total % 12 + 1, 1)
 
-# %% ../../notebooks/lib/00_config.ipynb #42224ca6
+# %% ../../notebooks/lib/00_config.ipynb #fe7a9b6a
 def period_range(first: str, last: str, frequency: str) -> list[str]:
     """All periods from first to last, both included, in time order.
 
@@ -135,13 +136,13 @@ def period_range(first: str, last: str, frequency: str) -> list[str]:
         moment = period_bounds(periods[-1], frequency)[1]
     return periods
 
-# %% ../../notebooks/lib/00_config.ipynb #7094f3f2
+# %% ../../notebooks/lib/00_config.ipynb #42224ca6
 class Part(BaseModel):
     """A part of `project.yaml`: frozen, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-# %% ../../notebooks/lib/00_config.ipynb #94586e2a
+# %% ../../notebooks/lib/00_config.ipynb #7094f3f2
 class Source(Part):
     """One raw table: where it is, when its rows happened and how missing values are written."""
 
@@ -149,7 +150,7 @@ class Source(Part):
     time: str | None = None
     missing: list[str] = [""]
 
-# %% ../../notebooks/lib/00_config.ipynb #90c73b86
+# %% ../../notebooks/lib/00_config.ipynb #94586e2a
 class Time(Part):
     """How production time is cut into periods, and when outcomes become known."""
 
@@ -166,7 +167,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/00_config.ipynb #eb9df051
+# %% ../../notebooks/lib/00_config.ipynb #90c73b86
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -180,7 +181,7 @@ class Target(Part):
             raise ValueError("a binary target needs `positive`: the value that counts as yes")
         return self
 
-# %% ../../notebooks/lib/00_config.ipynb #8bd01fcc
+# %% ../../notebooks/lib/00_config.ipynb #eb9df051
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -189,7 +190,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/00_config.ipynb #b0b91dd5
+# %% ../../notebooks/lib/00_config.ipynb #8bd01fcc
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -198,7 +199,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/00_config.ipynb #2b9859a8
+# %% ../../notebooks/lib/00_config.ipynb #c6e34acb
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict."""
 
@@ -207,7 +208,7 @@ class Training(Part):
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
 
-# %% ../../notebooks/lib/00_config.ipynb #69c06535
+# %% ../../notebooks/lib/00_config.ipynb #b5affd26
 class Gates(Part):
     """What a candidate must reach.
 
@@ -218,7 +219,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/00_config.ipynb #4108ce78
+# %% ../../notebooks/lib/00_config.ipynb #32cd9225
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -231,7 +232,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/00_config.ipynb #5db029e9
+# %% ../../notebooks/lib/00_config.ipynb #cc2ca27e
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -239,7 +240,35 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/00_config.ipynb #a35570d4
+# %% ../../notebooks/lib/00_config.ipynb #99bfa75d
+class Engine(Part):
+    """How stages are run; nothing here changes a result.
+
+    `preload` replaces the list of modules that kernels have imported when they start, `parallel` is how many independent stages run
+    at once (as many as there are cores if not given). A stage that needs more memory, or a cell more time, is stopped.
+    """
+
+    preload: list[str] | None = None
+    parallel: int | None = Field(None, ge=1)
+    memory_limit_gb: float | None = Field(None, gt=0)
+    cell_timeout_minutes: float | None = Field(None, gt=0)
+
+# %% ../../notebooks/lib/00_config.ipynb #e0050f2e
+def note_read(kind: str, name: str) -> None:
+    """Notes that something was read, if this process is traced.
+
+    Parameters
+    ----------
+    kind : str
+        'project' or 'source'.
+    name : str
+        The part of the project, or the path of the source.
+    """
+    trace = getattr(sys, "_nbops_trace", None)
+    if trace is not None and not trace["paused"]:
+        trace["parts"][kind, name] = None
+
+# %% ../../notebooks/lib/00_config.ipynb #89bfa306
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -258,6 +287,16 @@ class Project(Part):
     gates: Gates = Gates()
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
+    engine: Engine = Engine()
+
+    def __getattribute__(self, name: str) -> Any:
+        """The part, and a note that it was read."""
+        if name in _PARTS:
+            note_read("project", name)
+        elif name in ("__dict__", "model_dump", "model_dump_json", "model_copy"):
+            for part in _PARTS:
+                note_read("project", part)
+        return super().__getattribute__(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
@@ -271,7 +310,10 @@ class Project(Part):
             )
         return self
 
-# %% ../../notebooks/lib/00_config.ipynb #9523dcca
+
+_PARTS = frozenset(Project.model_fields) - {"root"}
+
+# %% ../../notebooks/lib/00_config.ipynb #2ea855f0
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -297,7 +339,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/00_config.ipynb #a30f085e
+# %% ../../notebooks/lib/00_config.ipynb #95db7793
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -316,6 +358,16 @@ def load_project(root: str | Path = ".") -> Project:
         If there is no project, or its file is not valid; the message lists every problem.
     """
     file = find_root(root) / "project.yaml"
+    trace = getattr(sys, "_nbops_trace", None) or {"paused": []}
+    trace["paused"].append(file)  # what is read of the project later counts, not that it was loaded
+    try:
+        return _parse_project(file)
+    finally:
+        trace["paused"].pop()
+
+
+def _parse_project(file: Path) -> Project:
+    """The project in a file."""
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -355,7 +407,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/00_config.ipynb #118782b7
+# %% ../../notebooks/lib/00_config.ipynb #0e397fab
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -381,7 +433,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/00_config.ipynb #db2bc5b7
+# %% ../../notebooks/lib/00_config.ipynb #0cf5fe5d
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

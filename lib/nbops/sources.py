@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import duckdb
 from pydantic import BaseModel, ConfigDict
 
-from .config import ALL, InputError, Project, Source, as_of, nearest
+from .config import ALL, InputError, Project, Source, as_of, nearest, note_read
 from .ledger import digest
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def locate(path: str, root: str | Path) -> list[Path]:
     InputError
         If no file is there.
     """
+    note_read("source", path)
     if path.startswith("package://"):
         package, _, inside = path.removeprefix("package://").partition("/")
         try:
