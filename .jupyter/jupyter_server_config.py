@@ -8,3 +8,6 @@ c.ServerApp.jpserver_extensions = dict.fromkeys(unwanted, False)
 
 # An opened stage shows the values of the newest run, so that Run All works; nothing of it, and no output, is saved.
 c.ServerApp.contents_manager_class = "nbops.lab.StageContents"
+
+# `nbops debug` leaves a kernel alive; here it can be chosen for a notebook.
+c.ServerApp.allow_external_kernels = True

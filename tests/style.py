@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAVY = {"evidently", "great_expectations", "mlflow", "shap", "feast", "ploomber", "papermill"}
-OWNERS = {"ploomber": {"dag"}, "papermill": {"execution"}} | dict.fromkeys(
+OWNERS = {"ploomber": {"dag"}, "papermill": {"execution", "bench"}} | dict.fromkeys(
     ("fastapi", "starlette", "uvicorn"), {"serving"}
 )
 VAGUE = {"utils", "util", "helpers", "common", "misc"}

@@ -131,7 +131,7 @@ BAD = [
     (style.stage_defines_nothing, stage(code("if 1:\n    def area(): pass")), "move it"),
     (style.stage_size, stage(code("1\n" * 16)), "at most 15"),
     (style.stage_size, stage(*[md("a")] * 31), "at most 30"),
-    (style.stage_arrows, stage(code("import papermill as pm")), "only nbops.execution"),
+    (style.stage_arrows, stage(code("import papermill as pm")), "only nbops."),
     (style.report_imports, stage(code("from mlflow.client import MlflowClient")), "prepared files"),
     (style.library_names, library(HEAD, HEAD, LAST), "default_exp"),
     (style.library_names, library(DEFAULT, md("# Toy"), LAST), "> purpose"),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parameters', 'covered', 'check_period', 'next_period', 'check_project', 'PeriodResult', 'one_run_at_a_time',
-           'run_period', 'replay', 'why', 'page', 'outcomes']
+           'run_period', 'replay', 'why', 'debug', 'page', 'outcomes']
 
 # %% ../../notebooks/lib/19_engine.ipynb #d79cfeb0
 import contextlib
@@ -23,7 +23,7 @@ import yaml
 from . import registry
 from .config import ALL, InputError, Project, as_of, nearest, period_bounds, period_of, period_range
 from .contracts import load_contract
-from .dag import Selection, StageError, build, load_stages, reasons
+from .dag import Selection, StageError, build, debug_stage, load_stages, reasons
 from .features import find_builder
 from .inputs import Digests
 from .ledger import record, records
@@ -359,10 +359,7 @@ def why(
         If there is no such stage, or nothing was run yet.
     """
     folder = project.root / parameters(project, ALL, store=store)["store"]
-    done = sorted(one.parent.name for one in folder.glob("products/*/run.json"))
-    if period is None and not done:
-        raise InputError("nothing was run yet, so nothing is out of date. Run a period: nbops run")
-    period = period or done[-1]
+    period = period or _newest(folder)
     with contextlib.chdir(project.root):
         stages = load_stages(project, parameters(project, period, store=store))
         if stage is not None and stage not in stages:
@@ -374,7 +371,34 @@ def why(
         found = {name: [asdict(one) for one in reasons(project, stages, name, digests)] for name in names}
     return {"period": period, "stages": found}
 
-# %% ../../notebooks/lib/19_engine.ipynb #9ad78e49
+# %% ../../notebooks/lib/19_engine.ipynb #34afba5c
+def debug(project: Project, stage: str, period: str | None = None, *, store: str | None = None) -> dict[str, str]:
+    """Runs a stage of a period up to its failing cell, see `dag.debug_stage`.
+
+    Parameters
+    ----------
+    project : Project
+    stage : str
+    period : str, optional
+        The newest that was run if not given.
+    store : str, optional
+
+    Returns
+    -------
+    dict
+    """
+    folder = project.root / parameters(project, ALL, store=store)["store"]
+    return debug_stage(project, parameters(project, period or _newest(folder), store=store), stage)
+
+
+def _newest(folder: Path) -> str:
+    """The newest period that was begun."""
+    begun = sorted(one.name for one in folder.glob("products/*") if one.is_dir())
+    if not begun:
+        raise InputError("nothing was run yet. Run a period first: nbops run")
+    return begun[-1]
+
+# %% ../../notebooks/lib/19_engine.ipynb #ee6463cd
 def page(project: Project, period: str, *, store: str | None = None) -> Path | None:
     """The period's page, one HTML file; None if there is none.
 
@@ -394,7 +418,7 @@ def page(project: Project, period: str, *, store: str | None = None) -> Path | N
         return None
     return file.relative_to(project.root) if file.is_relative_to(project.root) else file
 
-# %% ../../notebooks/lib/19_engine.ipynb #d69d2e1b
+# %% ../../notebooks/lib/19_engine.ipynb #ec7fb823
 def outcomes(project: Project, periods: list[str], *, store: str | None = None) -> list[dict[str, Any]]:
     """What each period brought: decision, champion and realized primary metric.
 
