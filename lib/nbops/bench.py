@@ -83,7 +83,7 @@ def in_turns(ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int) 
 def copy_of(project: Project) -> Iterator[Path]:
     """A copy of a project to measure in, with an empty store.
 
-    The notebooks are copied, everything else is linked.
+    Files and notebooks are copied, other folders are linked.
 
     Parameters
     ----------
@@ -96,7 +96,9 @@ def copy_of(project: Project) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="nbops-bench-") as name:
         folder = Path(name)
         for entry in project.root.iterdir():
-            if entry.name not in ("store", "notebooks") and not entry.name.startswith("."):
+            if entry.is_file():
+                shutil.copy2(entry, folder)
+            elif entry.name not in ("store", "notebooks") and not entry.name.startswith("."):
                 (folder / entry.name).symlink_to(entry)
         shutil.copytree(project.root / "notebooks", folder / "notebooks")
         yield folder
@@ -174,7 +176,7 @@ def measure_period(folder: Path, period: str, repeats: int) -> list[Measurement]
     return [whole, Measurement("nothing to do", times[0], times[1], "s", "0.5 s", times[0] <= 0.5)]
 
 # %% ../../notebooks/lib/25_bench.ipynb #cb084045
-IMPORTS = "import pandas, sklearn.ensemble, mlflow, duckdb, plotly.graph_objects, pyarrow.parquet"
+IMPORTS = "import pandas, sklearn.ensemble, mlflow, duckdb, plotly.graph_objects, evidently, great_expectations"
 
 
 def measure_kernels(repeats: int) -> list[Measurement]:

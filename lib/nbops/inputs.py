@@ -237,8 +237,9 @@ def clean_trace(raw: list[Any], project: Project, store: Path, products: Iterabl
     found = set()
     for name in raw[0]:
         file = _source_of(Path(name))
+        real = file.resolve()
         place = next((one for one in here if file.is_relative_to(one)), None)
-        if place is None or file in own or any(file.is_relative_to(one) for one in (store, *_installed())):
+        if place is None or {file, real} & own or any(real.is_relative_to(one) for one in (store, *_installed())):
             continue
         if file in (root / "project.yaml",) or any(part.startswith(".") for part in file.relative_to(place).parts):
             continue
