@@ -23,7 +23,7 @@ import yaml
 from . import registry
 from .config import ALL, InputError, Project, as_of, nearest, period_bounds, period_of, period_range
 from .contracts import load_contract
-from .dag import Selection, StageError, build, debug_stage, load_stages, reasons
+from .dag import Selection, StageError, build, debug_stage, reasons, recall_stages
 from .features import find_builder
 from .inputs import Digests
 from .ledger import record, records
@@ -361,12 +361,12 @@ def why(
     folder = project.root / parameters(project, ALL, store=store)["store"]
     period = period or _newest(folder)
     with contextlib.chdir(project.root):
-        stages = load_stages(project, parameters(project, period, store=store))
+        digests = Digests(folder / "digests.json")
+        stages = recall_stages(project, parameters(project, period, store=store), digests)
         if stage is not None and stage not in stages:
             raise InputError(
                 f"there is no stage {stage!r}{nearest(stage, list(stages))}; allowed: {', '.join(stages)}."
             )
-        digests = Digests(folder / "digests.json")
         names = [stage] if stage else list(stages)
         found = {name: [asdict(one) for one in reasons(project, stages, name, digests)] for name in names}
     return {"period": period, "stages": found}
