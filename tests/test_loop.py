@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from jupyter_client import BlockingKernelClient
 
 from nbops import ledger, registry
 from nbops.config import Source, load_project
@@ -177,6 +178,41 @@ def test_status_says_what_comes_next(store):
     done = nbops("status", "--store", store)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("4 periods run, champion v2; next: nbops run --period 2013-06")
+
+
+def test_why_says_that_nothing_changed(store):
+    done = nbops("why", "70_train", "--period", "2013-04", "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["70_train     up to date", "2013-04: 0 stages of 1 out of date"]
+
+
+def test_run_from_a_stage(store):
+    before = (store / "products/2013-05/90_release/release.json").read_bytes()
+    done = nbops("run", "--period", "2013-05", "--from", "95_report", "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    (ran,) = [name for name, seconds in json.loads(done.stdout)["stages"].items() if seconds is not None]
+    assert ran == "95_report" and (store / "products/2013-05/90_release/release.json").read_bytes() == before
+
+
+def test_debug_leaves_the_kernel_alive(store):
+    done = nbops("debug", "60_decide", "--period", "2013-05", "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    client = BlockingKernelClient(connection_file=found["connection"])
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=30)
+    said = []
+    client.execute_interactive("print(decision.action)", output_hook=said.append, timeout=30)
+    client.shutdown()
+    client.stop_channels()
+    assert [one["content"]["text"] for one in said if one["msg_type"] == "stream"] == ["keep\n"]
+    assert found["error"] == "" and "60_decide.debug" in found["notebook"]
+
+
+def test_check_notebook_finds_nothing():
+    done = nbops("check-notebook", "notebooks/stages/70_train.ipynb")
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_static_page_stands_alone(store):

@@ -30,6 +30,12 @@ RUN_BY = {
         "test_readme.py::test_own_data_as_the_readme_says"
     ),
     "source .venv/bin/activate && cd ~/wine": "test_readme.py::test_own_data_as_the_readme_says",
+    ".venv/bin/nbops why 70_train": "test_loop.py::test_why_says_that_nothing_changed",
+    ".venv/bin/nbops run --from 70_train": "test_loop.py::test_run_from_a_stage",
+    ".venv/bin/nbops debug 70_train": "test_loop.py::test_debug_leaves_the_kernel_alive",
+    ".venv/bin/nbops check-notebook notebooks/stages/70_train.ipynb": "test_loop.py::test_check_notebook_finds_nothing",
+    ".venv/bin/nbops engine status": "test_bench.py::test_engine_status",
+    ".venv/bin/nbops bench engine": "test_bench.py::test_ratios_to_the_stock_tools",
     ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
 }
 

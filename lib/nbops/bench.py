@@ -328,7 +328,7 @@ def measure_edit(folder: Path, period: str, stage: str) -> Measurement:
     return Measurement(name, seconds - sum(ran), 1.0, "s", "1 s", seconds - sum(ran) <= 1)
 
 # %% ../../notebooks/lib/25_bench.ipynb #8ce95a0a
-def bench_engine(project: Project, period: str, *, repeats: int = 9) -> list[Measurement]:
+def bench_engine(project: Project, period: str, stage: str, *, repeats: int = 9) -> list[Measurement]:
     """All measurements of the engine.
 
     Parameters
@@ -336,6 +336,8 @@ def bench_engine(project: Project, period: str, *, repeats: int = 9) -> list[Mea
     project : Project
     period : str
         A first period, with no champion before it.
+    stage : str
+        The stage to edit.
     repeats : int
 
     Returns
@@ -344,5 +346,5 @@ def bench_engine(project: Project, period: str, *, repeats: int = 9) -> list[Mea
     """
     with copy_of(project) as folder:
         found = measure_period(folder, period, repeats)
-        found.append(measure_edit(folder, period, "80_evaluate"))
+        found.append(measure_edit(folder, period, stage))
     return [*found, *measure_kernels(repeats), measure_memory()]

@@ -220,7 +220,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 # %% ../../notebooks/lib/30_cli.ipynb #f6fff1ee
 @main.command()
-@click.option("--period", metavar="PERIOD", help="The period to run (default: the next one).")
+@click.option(
+    "--period", metavar="PERIOD", help="The period to run (default: the next one; with --from or --only the newest)."
+)
 @click.option("--from", "start", metavar="STAGE", help="Run this stage and all that need it, up to date or not.")
 @click.option("--only", metavar="STAGE", help="Run this stage alone, up to date or not.")
 @_run_options
@@ -238,6 +240,8 @@ def run(
     from nbops.dag import Selection
 
     project = load_project()
+    if start or only:
+        period = period or engine.newest_period(project, store=store)
     period = period or engine.next_period(project, store=store)
     if period is None:
         return _finish({"periods": [], "summary": "nothing to run: every period with data has a report"}, as_json)
@@ -421,9 +425,10 @@ def engine(action: str, as_json: bool) -> None:
 @main.command()
 @click.argument("what", type=click.Choice(["engine"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
+@click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-def bench(what: str, period: str | None, repeats: int, as_json: bool) -> None:
+def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool) -> None:
     """Measure speed, as ratios to the stock tools on this machine.
 
     Everything happens in a copy of the project. It takes minutes, most of them the peer's.
@@ -437,7 +442,7 @@ def bench(what: str, period: str | None, repeats: int, as_json: bool) -> None:
     from nbops.sources import coverage
 
     project = load_project()
-    found = benchmarks.bench_engine(project, period or coverage(project)[0], repeats=repeats)
+    found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)
     for one in [] if as_json else found:
         met = "" if one.met is None else "met" if one.met else "NOT MET"
         numbers = f"{one.ours:8.2f} {one.unit:<2} {one.peer:8.2f} {one.unit:<2} {one.ratio:6.1f}x"

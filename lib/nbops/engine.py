@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parameters', 'covered', 'check_period', 'next_period', 'check_project', 'PeriodResult', 'one_run_at_a_time',
-           'run_period', 'replay', 'why', 'debug', 'page', 'outcomes']
+           'run_period', 'replay', 'newest_period', 'why', 'debug', 'page', 'outcomes']
 
 # %% ../../notebooks/lib/19_engine.ipynb #d79cfeb0
 import contextlib
@@ -334,6 +334,30 @@ def replay(
         yield run_period(project, period, store=store, tell=tell, selection=selection)
 
 # %% ../../notebooks/lib/19_engine.ipynb #7da3e624
+def newest_period(project: Project, *, store: str | None = None) -> str:
+    """The newest period that was begun.
+
+    Parameters
+    ----------
+    project : Project
+    store : str, optional
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If nothing was run yet.
+    """
+    folder = project.root / parameters(project, ALL, store=store)["store"]
+    begun = sorted(one.name for one in folder.glob("products/*") if one.is_dir())
+    if not begun:
+        raise InputError("nothing was run yet. Run a period first: nbops run")
+    return begun[-1]
+
+# %% ../../notebooks/lib/19_engine.ipynb #9ad78e49
 def why(
     project: Project, period: str | None = None, *, stage: str | None = None, store: str | None = None
 ) -> dict[str, Any]:
@@ -359,7 +383,7 @@ def why(
         If there is no such stage, or nothing was run yet.
     """
     folder = project.root / parameters(project, ALL, store=store)["store"]
-    period = period or _newest(folder)
+    period = period or newest_period(project, store=store)
     with contextlib.chdir(project.root):
         digests = Digests(folder / "digests.json")
         stages = recall_stages(project, parameters(project, period, store=store), digests)
@@ -371,7 +395,7 @@ def why(
         found = {name: [asdict(one) for one in reasons(project, stages, name, digests)] for name in names}
     return {"period": period, "stages": found}
 
-# %% ../../notebooks/lib/19_engine.ipynb #34afba5c
+# %% ../../notebooks/lib/19_engine.ipynb #ee6463cd
 def debug(project: Project, stage: str, period: str | None = None, *, store: str | None = None) -> dict[str, str]:
     """Runs a stage of a period up to its failing cell, see `dag.debug_stage`.
 
@@ -387,18 +411,9 @@ def debug(project: Project, stage: str, period: str | None = None, *, store: str
     -------
     dict
     """
-    folder = project.root / parameters(project, ALL, store=store)["store"]
-    return debug_stage(project, parameters(project, period or _newest(folder), store=store), stage)
+    return debug_stage(project, parameters(project, period or newest_period(project, store=store), store=store), stage)
 
-
-def _newest(folder: Path) -> str:
-    """The newest period that was begun."""
-    begun = sorted(one.name for one in folder.glob("products/*") if one.is_dir())
-    if not begun:
-        raise InputError("nothing was run yet. Run a period first: nbops run")
-    return begun[-1]
-
-# %% ../../notebooks/lib/19_engine.ipynb #ee6463cd
+# %% ../../notebooks/lib/19_engine.ipynb #ec7fb823
 def page(project: Project, period: str, *, store: str | None = None) -> Path | None:
     """The period's page, one HTML file; None if there is none.
 
@@ -418,7 +433,7 @@ def page(project: Project, period: str, *, store: str | None = None) -> Path | N
         return None
     return file.relative_to(project.root) if file.is_relative_to(project.root) else file
 
-# %% ../../notebooks/lib/19_engine.ipynb #ec7fb823
+# %% ../../notebooks/lib/19_engine.ipynb #310db608
 def outcomes(project: Project, periods: list[str], *, store: str | None = None) -> list[dict[str, Any]]:
     """What each period brought: decision, champion and realized primary metric.
 
