@@ -198,7 +198,22 @@ def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
         console.print(table)
     return captured.get().rstrip()
 
-# %% ../../notebooks/lib/30_cli.ipynb #29c847b2
+# %% ../../notebooks/lib/30_cli.ipynb #a1ffa779
+def _count(number: int, word: str) -> str:
+    """For example '1 period' or '2 periods'."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _look(page: Path | None) -> str:
+    """Where to look next, if a page was made."""
+    return f"; open {page}" if page else ""
+
+
+def _finish(result: dict[str, Any], as_json: bool) -> None:
+    """Prints the result: JSON for machines, the one-line summary for people."""
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else result["summary"])
+
+# %% ../../notebooks/lib/30_cli.ipynb #f6fff1ee
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every command has."""
     command = click.option(
@@ -218,7 +233,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option(command)
     return _options(command)
 
-# %% ../../notebooks/lib/30_cli.ipynb #f6fff1ee
+# %% ../../notebooks/lib/30_cli.ipynb #dac635e2
 @main.command()
 @click.option(
     "--period", metavar="PERIOD", help="The period to run (default: the next one; with --from or --only the newest)."
@@ -264,22 +279,7 @@ def run(
     if refused:
         sys.exit(3)
 
-
-def _count(number: int, word: str) -> str:
-    """For example '1 period' or '2 periods'."""
-    return f"{number} {word}" + ("" if number == 1 else "s")
-
-
-def _look(page: Path | None) -> str:
-    """Where to look next, if a page was made."""
-    return f"; open {page}" if page else ""
-
-
-def _finish(result: dict[str, Any], as_json: bool) -> None:
-    """Prints the result: JSON for machines, the one-line summary for people."""
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else result["summary"])
-
-# %% ../../notebooks/lib/30_cli.ipynb #593d1603
+# %% ../../notebooks/lib/30_cli.ipynb #9d963ea0
 @main.command()
 @click.option("--from", "first", required=True, metavar="PERIOD", help="The first period.")
 @click.option("--to", "last", required=True, metavar="PERIOD", help="The last period.")
@@ -319,7 +319,7 @@ def replay(first: str, last: str, store: str | None, as_json: bool, log: str, fo
         as_json,
     )
 
-# %% ../../notebooks/lib/30_cli.ipynb #64be1d68
+# %% ../../notebooks/lib/30_cli.ipynb #3889c75b
 @main.command()
 @_options
 def status(store: str | None, as_json: bool) -> None:
@@ -353,7 +353,7 @@ def status(store: str | None, as_json: bool) -> None:
         as_json,
     )
 
-# %% ../../notebooks/lib/30_cli.ipynb #f26ac4c5
+# %% ../../notebooks/lib/30_cli.ipynb #c93737c8
 @main.command()
 @click.argument("stage", required=False)
 @click.option("--period", metavar="PERIOD", help="The period (default: the newest that was run).")
@@ -377,7 +377,7 @@ def why(stage: str | None, period: str | None, store: str | None, as_json: bool)
     what = f"{_count(stale, 'stage')} of {len(found['stages'])} out of date"
     _finish(found | {"summary": f"{found['period']}: {what}"}, as_json)
 
-# %% ../../notebooks/lib/30_cli.ipynb #a24920b1
+# %% ../../notebooks/lib/30_cli.ipynb #af7219e6
 @main.command()
 @click.argument("stage")
 @click.option("--period", metavar="PERIOD", help="The period (default: the newest that was run).")
@@ -401,7 +401,7 @@ def debug(stage: str, period: str | None, no_console: bool, store: str | None, a
     if sys.stdin.isatty() and sys.stdout.isatty() and not no_console and not as_json:
         os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", "--existing", found["connection"]])
 
-# %% ../../notebooks/lib/30_cli.ipynb #57f976ac
+# %% ../../notebooks/lib/30_cli.ipynb #f6f3c48a
 @main.command()
 @click.argument("action", type=click.Choice(["status", "stop"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
@@ -421,7 +421,7 @@ def engine(action: str, as_json: bool) -> None:
     done = "told to end" if action == "stop" else "running"
     _finish({"servers": found, "summary": f"{_count(len(found), 'server')} {done}"}, as_json)
 
-# %% ../../notebooks/lib/30_cli.ipynb #a08d8218
+# %% ../../notebooks/lib/30_cli.ipynb #2d5f2ce8
 @main.command()
 @click.argument("what", type=click.Choice(["engine"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
@@ -452,7 +452,7 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
         {"measurements": [asdict(one) for one in found], "summary": f"{reached} of {len(found)} targets met"}, as_json
     )
 
-# %% ../../notebooks/lib/30_cli.ipynb #a34439ed
+# %% ../../notebooks/lib/30_cli.ipynb #2e223e9c
 def start() -> None:
     """The console script: runs the command, forked if it is one that runs stages."""
     from nbops import forkserver
@@ -472,7 +472,7 @@ def start() -> None:
             click.echo(f"nbops: this takes longer, because nothing could be imported ahead: {error}", err=True)
     main()
 
-# %% ../../notebooks/lib/30_cli.ipynb #2a28010a
+# %% ../../notebooks/lib/30_cli.ipynb #7e4c45ac
 def _verdict(files: tuple[str, ...], found: list[dict[str, Any]], stages: list[str], static: bool) -> str:
     """The check's result in one line."""
     clean = "nothing found by reading; not run" if static else "each cell runs, and gives what was saved"
