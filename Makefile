@@ -32,6 +32,7 @@ test: .venv/.ready  ## everything: sources, library notebooks, all tests (instal
 	@$(MAKE) --no-print-directory sources FLAGS=slow
 	@echo "== all tests"
 	@$(BIN)/pytest --durations=15
+	@$(BIN)/nbops engine stop
 
 check: .venv/.ready  ## the quick part of test, for while you work
 	@$(MAKE) --no-print-directory sources

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ for name in (
     "MAKELEVEL",
 ):  # a test's `make` is a person's: not a part of the `make test` around it
     os.environ.pop(name, None)
+# Kernels are forked from servers of the tests' own; a developer's go on. Paths of sockets must be short.
+os.environ["XDG_RUNTIME_DIR"] = RUNTIME = tempfile.mkdtemp(prefix="nb-", dir="/tmp")
+
+
+def pytest_sessionfinish():
+    """Ends the servers that tests have started."""
+    from nbops.forkserver import servers
+
+    servers(stop=True)
+    shutil.rmtree(RUNTIME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
