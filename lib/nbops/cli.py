@@ -463,13 +463,12 @@ def start() -> None:
     if wanted and os.environ.get("NBOPS_KERNELS") != "stock":
         preload = forkserver.preload_of(os.getcwd())
         try:
-            forkserver.connect(preload, start=False).close()
-        except forkserver.ForkserverError:
-            click.echo("nbops: starting the kernel server (once; about ten seconds)", err=True)
-        try:
+            if sys.platform == "linux" and not forkserver.address(preload).exists():
+                click.echo("nbops: starting the kernel server (once; about ten seconds)", err=True)
             sys.exit(forkserver.run_forked("nbops.cli:main", sys.argv[1:], program=sys.argv[0], preload=preload))
         except (forkserver.ForkserverError, OSError) as error:
             click.echo(f"nbops: this takes longer, because nothing could be imported ahead: {error}", err=True)
+            os.environ["NBOPS_KERNELS"] = "stock"  # so that not every stage says it again
     main()
 
 # %% ../../notebooks/lib/30_cli.ipynb #7e4c45ac

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -390,7 +391,7 @@ def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str]:
     client = NotebookClient(notebook, km=manager, timeout=None, resources={"metadata": {"path": str(folder)}})
     client.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
     try:
-        client.execute(independent=True)
+        client.execute(independent=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         return file, f"{error.ename}: {error.evalue}"
     return file, ""

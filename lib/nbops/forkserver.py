@@ -104,12 +104,15 @@ def runtime_folder() -> Path:
     Raises
     ------
     ForkserverError
-        If the folder belongs to somebody else, or others may enter it.
+        If the folder belongs to somebody else, others may enter it, or it cannot be made.
     """
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"nbops-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise ForkserverError(f"{folder} cannot be made: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ForkserverError(f"{folder} is not a folder of this user alone (mode 700)")
     return folder
@@ -131,8 +134,7 @@ def address(preload: tuple[str, ...] | None = None, env: dict[str, str] | None =
         In a folder that belongs to this user alone.
     """
     env = dict(os.environ) if env is None else env
-    kinds = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LD_", "MALLOC_", "LC_")
-    names = {name for name in env if name.startswith(kinds) or name in ("HOME", "LANG")}
+    names = {name for name in env if name.startswith(_READ_ONCE)}
     names -= {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
     groups = Path("/proc/self/cgroup").read_text() if os.path.exists("/proc/self/cgroup") else ""
     spaces = [
@@ -146,8 +148,24 @@ def address(preload: tuple[str, ...] | None = None, env: dict[str, str] | None =
         sorted((name, env[name]) for name in names),
         "" if "user.slice" in groups else groups,
         spaces,
+        [os.getgid(), sorted(os.getgroups()), os.getpriority(os.PRIO_PROCESS, 0)],
+        [hard for _, hard in _limits().values()],
     ]
     return runtime_folder() / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.sock"
+
+
+# What libraries read when they are loaded, so that it cannot be changed in a child.
+_READ_ONCE = tuple(
+    "PYTHON OMP_ GOMP_ OPENBLAS_ GOTO_ BLIS_ MKL_ NUMEXPR_ LD_ MALLOC_ LC_ LANG HOME XDG_CONFIG_HOME XDG_CACHE_HOME"
+    " XDG_DATA_HOME ARROW_ NPY_ NUMPY_ PANDAS_ SCIPY_ SKLEARN_ JOBLIB_ LOKY_ MPLCONFIGDIR MATPLOTLIBRC NETWORKX_"
+    " PROMETHEUS_ PROTOCOL_BUFFERS_ MLFLOW_LOGGING MLFLOW_CONFIGURE JUPYTER_WIDGETS".split()
+)
+
+
+def _limits() -> dict[str, tuple[int, int]]:
+    """The resource limits of this process: soft and hard."""
+    names = (name for name in dir(resource) if name.startswith("RLIMIT_"))
+    return {name: resource.getrlimit(getattr(resource, name)) for name in names}
 
 
 def _source() -> Path:
@@ -306,30 +324,35 @@ def _ask(
     request: dict[str, Any], streams: tuple[int, ...], preload: tuple[str, ...] | None, timeout: float
 ) -> tuple[socket.socket, _Lines, int]:
     """Sends a request to a server that is up to date; gives the connection, its lines and the child."""
-    limits = {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")}
-    request = {**request, "limits": limits, "umask": _umask(), "cpus": sorted(os.sched_getaffinity(0))}
     answer: dict[str, Any] = {}
     for _ in range(2):
         connection = connect(preload, env=request["env"])
-        _send(connection, request, streams)
         lines = _Lines(connection)
         try:
+            _send(connection, {**request, **_inherited()}, streams)
             answer = lines.get(timeout) or {"refused": f"it did not answer within {timeout:.0f} s"}
-        except (EOFError, OSError):
-            answer = {"refused": "it ended"}
+        except (EOFError, ConnectionError):
+            log = address(preload, request["env"]).with_suffix(".log")
+            answer = {"ended": f"it ended while it was asked, {log} may say why"}
         if "pid" in answer:
             return connection, lines, answer["pid"]
         connection.close()
-        if "stale" not in answer:
+        if "refused" in answer:
             break
-    raise ForkserverError(f"the kernel server refused: {answer.get('refused') or answer}")
+    reason = answer.get("refused") or answer.get("ended") or f"files keep changing: {', '.join(answer['stale'])}"
+    raise ForkserverError(f"the kernel server gave no process: {reason}")
 
 
-def _umask() -> int:
-    """The umask of this process."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _inherited() -> dict[str, Any]:
+    """What a child inherits from the one who starts it."""
+    umask = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask"))
+    ignored = [one for one in signal.Signals if signal.getsignal(one) == signal.SIG_IGN]
+    return {
+        "limits": _limits(),
+        "umask": int(umask.split()[1], 8),
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "ignored": [one for one in ignored if one not in (signal.SIGPIPE, signal.SIGXFSZ)],
+    }
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #8e13c49c
 def connect(
@@ -377,11 +400,11 @@ def _open(path: Path) -> socket.socket | None:
         connection.close()
         return None
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #c6034507
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock that is needed to make or remove a socket."""
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with open(path.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -393,10 +416,12 @@ def _sweep(folder: Path) -> None:
         if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
             file.unlink(missing_ok=True)
 
-
+# %% ../../notebooks/lib/12_forkserver.ipynb #c6034507
 # The server runs this file, not the package: a child must find the package of its own environment.
 _BOOT = """
-import importlib.util, sys
+import importlib.util, os, sys
+if os.fork():
+    os._exit(0)  # so the server is nobody's child
 del sys.path[0]
 spec = importlib.util.spec_from_file_location("_nbops_forkserver", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
@@ -417,14 +442,14 @@ def _start(path: Path, preload: tuple[str, ...] | None, env: dict[str, str] | No
         own.pop("PYTHONPATH", None)
         own["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
         modules = ",".join(PRELOAD if preload is None else preload)
-        subprocess.Popen(
+        started = subprocess.run(
             [sys.executable, "-Xfrozen_modules=off", "-c", _BOOT, str(_source()), str(listener.fileno()), str(path), modules],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()], env=own, cwd="/",
             start_new_session=True,
         )  # fmt: skip
     connection = _open(path)
-    if connection is None:
-        raise ForkserverError("the kernel server could not be started")
+    if connection is None or started.returncode != 0:
+        raise ForkserverError(f"the kernel server could not be started, {path.with_suffix('.log')} may say why")
     return connection
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #7cce9331
@@ -461,24 +486,27 @@ def _preload(modules: tuple[str, ...]) -> dict[str, Any]:
     import logging
     import warnings
 
-    before, filters, show = dict(os.environ), warnings.filters[:], warnings.showwarning
+    before, filters = dict(os.environ), warnings.filters[:]
+    show, form = warnings.showwarning, warnings.formatwarning
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     warnings.simplefilter("ignore")
-    options, failed = None, {}
+    options, failed, quiet = None, {}, warnings.filters[0]
     for name in (*_JUPYTER, *modules):
         try:
             importlib.import_module(name)
         except BaseException as error:  # also SystemExit: no import may end the server
             failed[name] = f"{type(error).__name__}: {error}"
+        if name == "ipykernel.heartbeat":  # so far every kernel imports the same
+            filters = [one for one in warnings.filters if one is not quiet]
         if options is None and "pandas" in sys.modules:
             options = copy.deepcopy(sys.modules["pandas"]._config.config._global_config)
     logging.captureWarnings(False)
-    warnings.showwarning = show
+    warnings.showwarning, warnings.formatwarning = show, form
     if options is not None:
         sys.modules["pandas"]._config.config._global_config.update(options)
     warnings.filters[:] = filters  # type: ignore[index]
     warnings._filters_mutated()  # type: ignore[attr-defined]
-    added = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    added = {name: value for name, value in os.environ.items() if before.get(name) != value and name[0] != "_"}
     files = _files()
     gc.collect()
     facts = {"loops": _event_loops(), "added": added, "files": files, "failed": failed}
@@ -487,11 +515,10 @@ def _preload(modules: tuple[str, ...]) -> dict[str, Any]:
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #e63e9370
 def _files() -> dict[str, tuple[int, int]]:
-    """Time and size of the file of every imported module."""
+    """Time and size of the file of every imported module, and of the folders where packages are installed."""
     found = {}
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str):
+    for file in [*(getattr(module, "__file__", None) for module in list(sys.modules.values())), *sys.path]:
+        if isinstance(file, str) and file:
             with contextlib.suppress(OSError):
                 status = os.stat(file)
                 found[file] = (status.st_mtime_ns, status.st_size)
@@ -528,12 +555,16 @@ def _become(request: dict[str, Any], streams: list[int], facts: dict[str, Any]) 
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for target, stream in enumerate(streams[:3]):
         os.dup2(stream, target)
     for stream in streams:
         if stream > 2:
             os.close(stream)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    unbuffered = bool(request["env"].get("PYTHONUNBUFFERED"))
+    sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for name, limit in request["limits"].items():
         with contextlib.suppress(OSError, ValueError):
@@ -541,11 +572,12 @@ def _become(request: dict[str, Any], streams: list[int], facts: dict[str, Any]) 
     os.umask(request["umask"])
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, request["cpus"])
-    paths = [one for one in request["env"].get("PYTHONPATH", "").split(os.pathsep) if one]
     os.environ.clear()
     os.environ.update({**facts["added"], **request["env"]})
     os.chdir(request["cwd"])
     time.tzset()
+    listed = os.environ.get("PYTHONPATH")
+    paths = [os.path.abspath(one) for one in listed.split(os.pathsep)] if listed else []
     sys.path[:] = request.get("path") or [*paths, *sys.path]
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -555,6 +587,7 @@ def _become(request: dict[str, Any], streams: list[int], facts: dict[str, Any]) 
 def _renew(loops: list[Any]) -> None:
     """In the child: state that a fork copies although it must not be shared."""
     import asyncio
+    import multiprocessing.process
     import selectors
 
     for loop in loops:  # they share the parent's epoll and wake-up socket
@@ -565,10 +598,14 @@ def _renew(loops: list[Any]) -> None:
         loop._selector = selectors.DefaultSelector()
         loop._make_self_pipe()
     asyncio.set_event_loop(None)
+    vars(multiprocessing.process)["ORIGINAL_DIR"] = os.getcwd()  # where a worker looks for modules
+    tempfile.tempdir = None
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # Python's own generator is reseeded by the interpreter
-    if "matplotlib" in sys.modules and "MPLBACKEND" in os.environ:
-        sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
+    if matplotlib := sys.modules.get("matplotlib"):
+        if os.path.isfile("matplotlibrc"):
+            matplotlib.rc_file("matplotlibrc")
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or matplotlib.rcsetup._auto_backend_sentinel
 
 
 def _die_with(connection: socket.socket) -> None:
@@ -594,6 +631,10 @@ def _kernel(request: dict[str, Any], connection: socket.socket) -> None:
         "PLOTLY_RENDERER"
     ):  # it looked for IPython too early
         sys.modules["plotly.io._renderers"].renderers.default = "plotly_mimetype+notebook"
+    if pandas := sys.modules.get("pandas"):
+        registered = pandas._config.config._registered_options  # it took the server for a terminal
+        registered["display.max_columns"] = registered["display.max_columns"]._replace(defval=20)
+        pandas.reset_option("display.max_columns")
     if "matplotlib_inline.backend_inline" in sys.modules:
         sys.modules["matplotlib_inline.backend_inline"]._enable_matplotlib_integration()
     with contextlib.suppress(OSError):
@@ -610,11 +651,12 @@ def _call(request: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), name)()
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #251c6268
-def _live(request: dict[str, Any], connection: socket.socket) -> int:
+def _live(request: dict[str, Any], streams: list[int], facts: dict[str, Any], connection: socket.socket) -> int:
     """In the child: does the work, and gives the exit code that a fresh interpreter would."""
     import traceback
 
     try:
+        _become(request, streams, facts)
         if not request.get("independent"):
             _die_with(connection)
         result: Any = None
@@ -627,26 +669,38 @@ def _live(request: dict[str, Any], connection: socket.socket) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        code = -signal.SIGINT
     except BaseException:
         traceback.print_exc()
         code = 1
     return code
 
-
+# %% ../../notebooks/lib/12_forkserver.ipynb #eb86c521
 def _leave(code: int) -> None:
     """In the child: ends it as the interpreter would, but not through the server's own call stack."""
     import atexit
+    import gc
+    import io
     import threading
 
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
+        for one in gc.get_objects():  # only the child's own: the server's are frozen
+            if isinstance(one, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
+                with contextlib.suppress(OSError, ValueError):
+                    one.flush()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
+        if code == -signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         os._exit(code)
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #eb86c521
+# %% ../../notebooks/lib/12_forkserver.ipynb #18a9047f
 IDLE = 1200.0  # seconds
 
 
@@ -665,6 +719,8 @@ class _Server:
     started: float = field(default_factory=time.time)
     forks: int = 0
     checked: float = 0.0
+    told: bool = False
+    pid: int = field(default_factory=os.getpid)
 
 
 def serve(listener: int, path: str, modules: str) -> None:
@@ -686,8 +742,10 @@ def serve(listener: int, path: str, modules: str) -> None:
     idle = float(os.environ.get("NBOPS_SERVER_IDLE", IDLE))
     server = _Server(socket.socket(fileno=listener), Path(path), facts, idle, wake, alarm, os.stat(path).st_ino)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: _retire(server))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(server, "told", True))
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each child needs one here; it gets its own limits
     while server.listener or server.children:
         sources = [one for one in (server.listener, wake) if one is not None]
         ready = select.select(sources, [], [], None if server.children else server.idle)[0]
@@ -695,10 +753,10 @@ def serve(listener: int, path: str, modules: str) -> None:
             _reap(server)
         if server.listener and server.listener in ready:
             _answer(server, server.listener.accept()[0])
-        if not ready:
+        if server.told or not ready:
             _retire(server)
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #18a9047f
+# %% ../../notebooks/lib/12_forkserver.ipynb #58fa460e
 def _reap(server: _Server) -> None:
     """Tells the clients of ended children their exit codes."""
     with contextlib.suppress(BlockingIOError):
@@ -719,7 +777,7 @@ def _say(connection: socket.socket, line: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps(line).encode() + b"\n")
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #58fa460e
+# %% ../../notebooks/lib/12_forkserver.ipynb #8f33411e
 def _answer(server: _Server, connection: socket.socket) -> None:
     """Reads a request and does what it asks."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -731,21 +789,27 @@ def _answer(server: _Server, connection: socket.socket) -> None:
     except (OSError, EOFError, ValueError):
         return connection.close()
     connection.settimeout(None)
-    if request["kind"] in ("status", "stop"):
-        if request["kind"] == "stop":
+    kind = request.get("kind") if isinstance(request, dict) else None
+    if kind in ("status", "stop"):
+        if kind == "stop":
             _retire(server)
         _say(connection, _status(server))
+    elif kind not in ("kernel", "call"):
+        _say(connection, {"refused": f"unknown kind of request {kind!r}; allowed: kernel, call, status, stop"})
     elif changed := _stale(server):
         _retire(server)
         _say(connection, {"stale": changed[:5]})
     else:
-        server.children[_fork(server, request, streams, connection)] = connection
+        try:
+            server.children[_fork(server, request, streams, connection)] = connection
+        except OSError as error:  # too many processes, or too little memory
+            _say(connection, {"refused": f"it cannot fork: {error.strerror}"})
     for stream in streams:
         os.close(stream)
     if connection not in server.children.values():
         connection.close()
 
-
+# %% ../../notebooks/lib/12_forkserver.ipynb #b8d81b15
 def _stale(server: _Server) -> list[str]:
     """Preloaded files that changed; looked at again after a quarter of a second at the earliest."""
     if time.monotonic() - server.checked < 0.25:
@@ -768,7 +832,7 @@ def _status(server: _Server) -> dict[str, Any]:
         "loops": len(server.facts["loops"]),
     }
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #8f33411e
+# %% ../../notebooks/lib/12_forkserver.ipynb #d0ef7c2e
 def _retire(server: _Server) -> None:
     """Gives up the socket; the server ends with its last child."""
     if server.listener is None:
@@ -789,7 +853,12 @@ def _fork(server: _Server, request: dict[str, Any], streams: list[int], connecti
     """Makes a child and gives its process id; returns in the server only."""
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has handlers of its own
+    try:
+        pid = os.fork()
+    finally:
+        if os.getpid() == server.pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if pid == 0:
         code = 1
         try:
@@ -798,15 +867,14 @@ def _fork(server: _Server, request: dict[str, Any], streams: list[int], connecti
                     other.close()
             os.close(server.wake)
             os.close(server.alarm)
-            _become(request, streams, server.facts)
-            code = _live(request, connection)
+            code = _live(request, streams, server.facts, connection)
         finally:
             _leave(code)
     server.forks += 1
     _say(connection, {"pid": pid})
     return pid
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #b8d81b15
+# %% ../../notebooks/lib/12_forkserver.ipynb #c75c956c
 def servers(*, stop: bool = False) -> list[dict[str, Any]]:
     """The servers of this user that run, and what they say.
 
@@ -832,7 +900,7 @@ def servers(*, stop: bool = False) -> list[dict[str, Any]]:
                 found += [answer] if answer else []
     return found
 
-# %% ../../notebooks/lib/12_forkserver.ipynb #6da0564c
+# %% ../../notebooks/lib/12_forkserver.ipynb #6562ae97
 def run_forked(entry: str, args: list[str], *, program: str, preload: tuple[str, ...] | None = None) -> int:
     """Calls a function in a forked process, as if it were this one.
 
@@ -864,6 +932,7 @@ def run_forked(entry: str, args: list[str], *, program: str, preload: tuple[str,
             os.killpg(child.pid, number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, forward)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, forward)
     code = child.wait()
     return code if code >= 0 else 128 - code

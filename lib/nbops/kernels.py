@@ -63,23 +63,25 @@ class ForkProvisioner(LocalProvisioner):
         if isinstance(process, ForkedProcess):
             while process.poll() is None:
                 ended = asyncio.Event()
-                loop, file = asyncio.get_running_loop(), process.fileno()
+                loop, file = asyncio.get_running_loop(), os.dup(process.fileno())  # `poll` may close the other
                 loop.add_reader(file, ended.set)
                 try:
                     await ended.wait()
                 finally:
                     loop.remove_reader(file)
+                    os.close(file)
         return await super().wait()
 
 # %% ../../notebooks/lib/13_kernels.ipynb #9763e174
 def _is_ours(cmd: list[str]) -> bool:
-    """Whether the command is an ipykernel of this very environment."""
-    return "ipykernel_launcher" in cmd and Path(cmd[0]).parent == Path(sys.executable).parent
+    """Whether the command is an ipykernel of this very environment, without special options of Python."""
+    options = cmd[1 : cmd.index("ipykernel_launcher")] if "ipykernel_launcher" in cmd else []
+    return options in (["-m"], ["-Xfrozen_modules=off", "-m"]) and Path(cmd[0]).parent == Path(sys.executable).parent
 
 
 def _fork_kernel(cmd: list[str], options: dict[str, Any]) -> ForkedProcess:
     """Asks for a kernel, and waits until its sockets are bound."""
-    env, cwd = dict(options.get("env") or os.environ), str(options.get("cwd") or os.getcwd())
+    env, cwd = dict(options.get("env") or os.environ), os.path.abspath(options.get("cwd") or ".")
     env.pop("JPY_PARENT_PID", None)
     request = {
         "kind": "kernel",
@@ -88,19 +90,26 @@ def _fork_kernel(cmd: list[str], options: dict[str, Any]) -> ForkedProcess:
         "cwd": cwd,
         "independent": bool(options.get("independent")),
     }
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing, writing = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
     try:
-        streams = (nothing, _descriptor(options.get("stdout"), 1), _descriptor(options.get("stderr"), 2))
+        output = _descriptor(options.get("stdout"), {None: 1, subprocess.DEVNULL: writing})
+        errors = _descriptor(options.get("stderr"), {None: 2, subprocess.DEVNULL: writing, subprocess.STDOUT: output})
+        streams = (nothing, output, errors)
         process = ForkedProcess(request, streams, preload=preload_of(cwd))
         process.wait_ready(30)
     finally:
         os.close(nothing)
+        os.close(writing)
+    if process.returncode is not None:
+        raise ForkserverError(f"the forked process ended at once, with code {process.returncode}")
     return process
 
 
-def _descriptor(stream: Any, default: int) -> int:
+def _descriptor(stream: Any, special: dict[Any, int]) -> int:
     """The file descriptor of what `subprocess.Popen` takes as a stream."""
-    return default if stream is None else stream if isinstance(stream, int) and stream >= 0 else stream.fileno()
+    if stream in special:
+        return special[stream]
+    return stream if isinstance(stream, int) else stream.fileno()
 
 # %% ../../notebooks/lib/13_kernels.ipynb #3025abe8
 class ReadyClient(AsyncKernelClient):
@@ -145,8 +154,13 @@ class PrivateKernelManager(AsyncKernelManager):
     client_factory = Type(default_value=ReadyClient, klass=AsyncKernelClient)
 
     def __init__(self, **kwargs: Any):
-        file = runtime_folder() / f"kernel-{os.getpid()}-{uuid.uuid4().hex[:12]}.json"
-        super().__init__(**{"transport": "ipc", "connection_file": str(file), **kwargs})
+        try:
+            file = str(runtime_folder() / f"kernel-{os.getpid()}-{uuid.uuid4().hex[:12]}.json")
+        except ForkserverError:  # then network ports have to do; the provisioner says why
+            return super().__init__(**kwargs)
+        if len(file) < 98:  # the longest name of a socket is 107 bytes, and `-ipc-5` is appended
+            kwargs = {"transport": "ipc", "connection_file": file, **kwargs}
+        super().__init__(**kwargs)
 
 # %% ../../notebooks/lib/13_kernels.ipynb #cfceeb46
 def install_kernelspec(prefix: str = sys.prefix, env: dict[str, str] | None = None) -> Path:
