@@ -26,14 +26,16 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Runs the command; errors that a person can act on are printed, and give the documented exit code."""
         try:
-            from nbops.config import InputError
-
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             code, text = 130, "interrupted; what was finished is kept, and the same command goes on from there"
-        except InputError as error:
+        except ValueError as error:
+            from nbops.config import InputError
+
+            if not isinstance(error, InputError):
+                raise
             code, text = 2, str(error)
         except RuntimeError as error:
             if context.params.get("debug"):
@@ -460,10 +462,16 @@ def start() -> None:
     for name, value in forkserver.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     wanted = sys.argv[1:2] in (["run"], ["replay"], ["why"]) and not {"-h", "--help"} & set(sys.argv)
-    if wanted and os.environ.get("NBOPS_KERNELS") != "stock":
+    looks = sys.argv[1:2] == ["status"] and not {"-h", "--help"} & set(
+        sys.argv
+    )  # faster with a server, not worth starting one
+    if (wanted or looks) and os.environ.get("NBOPS_KERNELS") != "stock":
         preload = forkserver.preload_of(os.getcwd())
         try:
-            if sys.platform == "linux" and not forkserver.address(preload).exists():
+            running = sys.platform == "linux" and forkserver.address(preload).exists()
+            if looks and not running:
+                main()
+            if not running and sys.platform == "linux":
                 click.echo("nbops: starting the kernel server (once; about ten seconds)", err=True)
             sys.exit(forkserver.run_forked("nbops.cli:main", sys.argv[1:], program=sys.argv[0], preload=preload))
         except (forkserver.ForkserverError, OSError) as error:

@@ -7,8 +7,10 @@ __all__ = ['LIMIT', 'collapse', 'Execution', 'memory_guard', 'client_class', 'ma
            'run_until_error']
 
 # %% ../../notebooks/lib/16_execution.ipynb #b2df73a7
+import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -42,7 +44,34 @@ def collapse(text: str) -> str:
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))
     return "\n".join(lines)
 
-# %% ../../notebooks/lib/16_execution.ipynb #e4ddd8c5
+# %% ../../notebooks/lib/16_execution.ipynb #db106a7f
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with what follows on the same stream in one piece, as a terminal would show it."""
+    found: list[Any] = []
+    for one in outputs:
+        last = found[-1] if found else {}
+        if one.output_type == "stream" and (last.get("output_type"), last.get("name")) == ("stream", one.name):
+            last["text"] += one.text
+        else:
+            found.append(one)
+    for one in found:
+        if one.output_type == "stream":
+            one["text"] = collapse(one.text)
+    return found
+
+
+def _whole_lines(msg: dict[str, Any], rest: dict[str, str]) -> list[tuple[str, str]]:
+    """What a message completes: lines in their last state, by stream; what is not yet a line waits for the cell's end."""
+    content = msg["content"]
+    if msg["msg_type"] == "stream":
+        name = content["name"]
+        lines, end, rest[name] = collapse(rest.get(name, "") + content["text"]).rpartition("\n")
+        return [(name, lines + end)] if end else []
+    if msg["msg_type"] == "status" and content["execution_state"] == "idle":
+        return [(name, text) for name in list(rest) if (text := rest.pop(name))]
+    return []
+
+# %% ../../notebooks/lib/16_execution.ipynb #d6d32a55
 @dataclass
 class Execution:
     """A notebook that runs.
@@ -68,6 +97,7 @@ class Execution:
     redactor: Redactor = field(default_factory=lambda: Redactor([]))
     trace: list[Any] = field(default_factory=lambda: [[], []])
     manager: Any = None
+    rest: dict[str, str] = field(default_factory=dict)
     stopped: str = ""
     peak_kb: int = 0
 
@@ -98,7 +128,7 @@ class Execution:
 
     ended: Any = None
 
-# %% ../../notebooks/lib/16_execution.ipynb #58849e3e
+# %% ../../notebooks/lib/16_execution.ipynb #bb4dc31d
 @contextlib.contextmanager
 def memory_guard(execution: Execution) -> Any:
     """Watches the memory of an execution, and stops it beyond its limit.
@@ -144,7 +174,7 @@ def _memory_kb(pid: int) -> int:
                 total += one.memory_full_info().uss // 1000
     return total
 
-# %% ../../notebooks/lib/16_execution.ipynb #d1d06bca
+# %% ../../notebooks/lib/16_execution.ipynb #7d78bc4f
 def _without_secrets(msg: dict[str, Any], redactor: Redactor) -> list[dict[str, Any]]:
     """The messages to handle instead of one: secrets hidden, also those that are split between two messages."""
     kind, content = msg["msg_type"], msg["content"]
@@ -177,7 +207,7 @@ def _bounded(text: str, kept: int) -> str:
         return text[: LIMIT - kept] + f"\n… what follows is not kept: more than {LIMIT:,} characters from one cell\n"
     return text
 
-# %% ../../notebooks/lib/16_execution.ipynb #700b0cc5
+# %% ../../notebooks/lib/16_execution.ipynb #43f72f89
 def client_class() -> type:
     """The notebook client that runs the cells.
 
@@ -199,13 +229,17 @@ def client_class() -> type:
                 self.execution.stop(self.execution.stopped)
             self._silently(TRACE)
             super().papermill_execute_cells()
-            self.execution.trace = json.loads(self._silently("", READ) or "[[], []]")
+            self.execution.trace = json.loads(self._silently("", READ))
 
         def _silently(self, code: str, expression: str = "None") -> str:
             request = self.kc.execute(code, silent=True, user_expressions={"value": expression})
             reply = self.wait_for_reply(request) or {"content": {}}
             found = reply["content"].get("user_expressions", {}).get("value", {}).get("data", {})
-            return str(_literal(found.get("text/plain", "''")))
+            if "text/plain" not in found:
+                raise RuntimeError(
+                    "the kernel does not tell what the stage has read; does a cell change sys or IPython?"
+                )
+            return str(_literal(found["text/plain"]))
 
         def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
             output = None
@@ -215,9 +249,9 @@ def client_class() -> type:
                     one["content"]["text"] = _bounded(one["content"]["text"], kept)
                     if not one["content"]["text"]:
                         continue
+                for name, text in _whole_lines(one, self.execution.rest):
                     event = {"event": "output", "stage": self.execution.name, "cell": cell_index}
-                    text = collapse(one["content"]["text"])
-                    self.execution.tell({**event, "stream": one["content"]["name"], "text": text})
+                    self.execution.tell({**event, "stream": name, "text": text})
                 output = super().process_message(one, cell, cell_index)
             return output
 
@@ -228,7 +262,7 @@ def client_class() -> type:
 
     return Client
 
-# %% ../../notebooks/lib/16_execution.ipynb #29185add
+# %% ../../notebooks/lib/16_execution.ipynb #ec80fe98
 def manager_class(execution: Execution) -> type:
     """The manager that is told of every cell.
 
@@ -255,9 +289,8 @@ def manager_class(execution: Execution) -> type:
             self._event("cell", cell, cell_index, first_line=cell.source.strip().partition("\n")[0][:80])
 
         def cell_complete(self, cell: Any, cell_index: Any = None, **kwargs: Any) -> None:
-            for output in cell.get("outputs", []):
-                if output.output_type == "stream":
-                    output["text"] = collapse(output["text"])
+            if cell.cell_type == "code":
+                cell.outputs = _joined(cell.outputs)
             super().cell_complete(cell, cell_index, **kwargs)
             facts = cell.metadata.papermill
             self._event("cell_done", cell, cell_index, status=facts["status"], seconds=facts.get("duration"))
@@ -270,7 +303,7 @@ def manager_class(execution: Execution) -> type:
 
     return Manager
 
-# %% ../../notebooks/lib/16_execution.ipynb #8171165c
+# %% ../../notebooks/lib/16_execution.ipynb #4339af8f
 def engine_class(execution: Execution) -> type:
     """The Papermill engine of one execution.
 
@@ -318,21 +351,21 @@ def _client_options(execution: Execution, given: dict[str, Any]) -> dict[str, An
     return {
         "resources": {"metadata": {"path": str(execution.folder)}},
         "kernel_manager_class": PrivateKernelManager,
-        "timeout": minutes * 60 if minutes else None,
+        "timeout": math.ceil(minutes * 60) if minutes else None,
         "startup_timeout": 300,
         "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
         "raise_on_iopub_timeout": True,
         "iopub_timeout": 60,
     }
 
-# %% ../../notebooks/lib/16_execution.ipynb #dc3032d9
+# %% ../../notebooks/lib/16_execution.ipynb #88ff6a86
 def _redact_file(file: Path, redactor: Redactor) -> None:
     """Hides secrets in a notebook file: also in its sources, metadata and widgets."""
     if file.is_file():
         clean = redact_notebook(json.loads(file.read_text(encoding="utf-8")), redactor)
         file.write_text(json.dumps(clean, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-# %% ../../notebooks/lib/16_execution.ipynb #88ff6a86
+# %% ../../notebooks/lib/16_execution.ipynb #a389fd9f
 def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
     """Executes a notebook whose parameters are already in it.
 
@@ -362,9 +395,13 @@ def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
         _redact_file(output, execution.redactor)
         loop = ensure_event_loop()  # Jupyter leaves it open, one for every thread
         if not loop.is_running():
+            left = asyncio.all_tasks(loop)  # of a cell that took too long
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True)) if left else None
             loop.close()
 
-# %% ../../notebooks/lib/16_execution.ipynb #c9d3f3a8
+# %% ../../notebooks/lib/16_execution.ipynb #6ab5eb32
 def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str]:
     """Executes a notebook and leaves its kernel alive.
 
