@@ -318,8 +318,8 @@ def run_stage(
     for path in staged.values():
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
+    begun = _next_tick(next(iter(staged.values())).parent)
     given = _leaves(project, stages, stage, Trace(), digests)
-    begun = failed.parent.joinpath(f".{name}.running").stat().st_ctime_ns  # by the file system's own clock
     try:
         _work(stage, staged, given, execution)
         missing = [key for key, path in staged.items() if not path.is_file()]
@@ -392,6 +392,15 @@ def _clean(project: Project, stages: dict[str, Stage], stage: Stage, execution: 
 UNSTEADY = "changed while the stage ran"
 
 
+def _next_tick(folder: Path) -> int:
+    """Waits until the file system's clock moves on, a few milliseconds; gives the moment before that."""
+    begun = folder.stat().st_ctime_ns
+    while folder.stat().st_ctime_ns == begun:
+        time.sleep(0.001)
+        os.utime(folder)
+    return begun
+
+
 def _unsteady(project: Project, inputs: dict[str, str], given: dict[str, str], begun: int) -> Iterator[str]:
     """The leaves that changed since the stage began, or may have."""
     try:
@@ -403,7 +412,7 @@ def _unsteady(project: Project, inputs: dict[str, str], given: dict[str, str], b
         file = project.root / ("project.yaml" if kind == "project.yaml" else name)
         with contextlib.suppress(OSError):
             status = file.stat() if kind in ("file", "project.yaml") else None
-            if status and max(status.st_mtime_ns, status.st_ctime_ns) >= begun:
+            if status and max(status.st_mtime_ns, status.st_ctime_ns) > begun:
                 yield leaf
         if (
             leaf == "file ?"

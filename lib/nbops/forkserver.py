@@ -578,7 +578,7 @@ def _become(request: dict[str, Any], streams: list[int], facts: dict[str, Any]) 
     time.tzset()
     listed = os.environ.get("PYTHONPATH")
     paths = [os.path.abspath(one) for one in listed.split(os.pathsep)] if listed else []
-    sys.path[:] = request.get("path") or [*paths, *sys.path]
+    sys.path[:] = request.get("path") or list(dict.fromkeys([*paths, *sys.path]))
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     _renew(facts["loops"])
