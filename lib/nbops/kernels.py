@@ -9,6 +9,7 @@ __all__ = ['ForkProvisioner', 'ReadyClient', 'PrivateKernelManager', 'install_ke
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -51,7 +52,7 @@ class ForkProvisioner(LocalProvisioner):
         try:
             process: Any = await asyncio.to_thread(_fork_kernel, cmd, options)
         except (OSError, ForkserverError) as error:
-            self.log.warning("a kernel starts without preloaded modules, which takes longer: %s", error)
+            _say_why(error)
             return await super().launch_kernel(cmd, **kwargs)
         self.process, self.pid, self.pgid = process, process.pid, process.pid  # it leads its own session
         self.cwd = options.get("cwd") or os.getcwd()
@@ -73,6 +74,12 @@ class ForkProvisioner(LocalProvisioner):
         return await super().wait()
 
 # %% ../../notebooks/lib/13_kernels.ipynb #9763e174
+def _say_why(error: Exception) -> None:
+    """The one line of a fallback."""
+    text = "a kernel starts without preloaded modules, which takes longer: %s"
+    logging.getLogger("nbops.kernels").warning(text, error)
+
+
 def _is_ours(cmd: list[str]) -> bool:
     """Whether the command is an ipykernel of this very environment, without special options of Python."""
     options = cmd[1 : cmd.index("ipykernel_launcher")] if "ipykernel_launcher" in cmd else []
