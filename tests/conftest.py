@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ for name in (
     "MAKELEVEL",
 ):  # a test's `make` is a person's: not a part of the `make test` around it
     os.environ.pop(name, None)
+# A shell turns Ctrl-C off for what it starts in the background; commands that tests start shall feel it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Kernels are forked from servers of the tests' own; a developer's go on. Paths of sockets must be short.
 os.environ["XDG_RUNTIME_DIR"] = RUNTIME = tempfile.mkdtemp(prefix="nb-", dir="/tmp")
 

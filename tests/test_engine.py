@@ -319,7 +319,7 @@ def test_two_hundred_mutations_and_no_stale_result(template, tmp_path, kernels):
             COUNT["mutations"] += 1
             COUNT["runs"] += len(names)
             same = model(state) == model(past[-1]) and state["tag"] == past[-1]["tag"]
-            same &= {state["shadow"], state["optional"]} == {past[-1]["shadow"], past[-1]["optional"]}
+            same &= all(state[one] == past[-1][one] for one in ("rows", "shadow", "optional"))  # they show only in part
             assert made == model(state), f"stale after {kind} {what} {value}"
             assert kind == "spoil" or not same or not names, f"{names} ran for nothing after {kind} {what} {value}"
             assert ran(folder, word=state["word"]) == [], f"not up to date after {kind} {what} {value}"

@@ -65,15 +65,15 @@ def main(debug: bool) -> None:
 
     Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 a gate refused the candidate, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also in `nbops run &`, where Ctrl-C is off
     logging.getLogger("nbops").setLevel(os.environ.get("NBOPS_LOG", "INFO"))
 
 # %% ../../notebooks/lib/30_cli.ipynb #5d47c2df
-def _now() -> str:
-    """The time in UTC, as logs have it."""
+def _now(unit: str) -> str:
+    """The time in UTC, as logs have it, to the unit."""
     from datetime import UTC, datetime
 
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return datetime.now(UTC).isoformat(timespec=unit).replace("+00:00", "Z")
 
 # %% ../../notebooks/lib/30_cli.ipynb #91f51e3c
 class Progress:
@@ -114,7 +114,7 @@ class Progress:
     def tell(self, event: dict[str, Any]) -> None:
         """Takes note of an event of the engine."""
         if self.log == "json":
-            return click.echo(json.dumps({"time": _now(), **event}, ensure_ascii=False), err=True)
+            return click.echo(json.dumps({"time": _now("milliseconds"), **event}, ensure_ascii=False), err=True)
         name, where = event["event"], f"{event['period']} {event['stage']}"
         if name == "cell":
             self.bar.update(self.task, description=f"{where} {event['cell'] + 1}/{event['cells']}")
@@ -130,7 +130,7 @@ class Progress:
     def _log(self, text: str) -> None:
         """A line with the time, where no terminal shows a bar."""
         if not self.quiet and not self.console.is_terminal:
-            click.echo(f"{_now()} {text}", err=True)
+            click.echo(f"{_now('seconds')} {text}", err=True)
 
     def line(self, text: str) -> None:
         """Prints one line above the bar."""

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNSTEADY', 'StageError', 'explain', 'Stage', 'load_stages', 'recall_stages', 'reasons', 'run_stage', 'Selection',
-           'build', 'debug_stage']
+           'cores', 'build', 'debug_stage']
 
 # %% ../../notebooks/lib/17_dag.ipynb #da92b802
 import concurrent.futures
@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from .config import InputError, Project, load_project, nearest
-from .execution import Execution, run_notebook, run_until_error
-from .inputs import Change, Digests, Trace, changes, clean_trace, leaves
+from .execution import Execution, Worker, run_notebook, run_until_error
+from .inputs import Change, Digests, Trace, changes, clean_trace, leaves, packages_changed
 from .ledger import digest
 from .parameters import check_parameters, redactor_for
 from .sources import write_json
@@ -124,6 +124,11 @@ class Stage:
     def parameters(self) -> dict[str, Any]:
         """What is given, without what only describes the stage's own inputs."""
         return {name: value for name, value in self.given.items() if name != "inputs"}
+
+    @property
+    def kernel(self) -> str | None:
+        """The name of the kernel it needs, if it is a notebook."""
+        return self.source()["metadata"].get("kernelspec", {}).get("name") if self.file else None
 
     def source(self) -> dict[str, Any]:
         """The source as a notebook; a task that is no notebook is one cell."""
@@ -319,7 +324,7 @@ def run_stage(
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
     begun = _next_tick(next(iter(staged.values())).parent)
-    given = _leaves(project, stages, stage, Trace(), digests)
+    given, packages = _leaves(project, stages, stage, Trace(), digests), execution.packages
     try:
         _work(stage, staged, given, execution)
         missing = [key for key, path in staged.items() if not path.is_file()]
@@ -327,7 +332,7 @@ def run_stage(
             raise StageError(f"stage {name} ended without writing {', '.join(missing)}; every product must be written.")
         trace = _clean(project, stages, stage, execution, store)
         inputs = _leaves(project, stages, stage, trace, digests)
-        inputs |= given | dict.fromkeys(_unsteady(project, inputs, given, begun), UNSTEADY)
+        inputs |= given | dict.fromkeys(_unsteady(project, inputs, given, begun, packages), UNSTEADY)
         _settle(stage, staged, inputs, trace, digests, start)
     except BaseException as error:
         _keep_failed(stage, staged, failed)
@@ -401,8 +406,11 @@ def _next_tick(folder: Path) -> int:
     return begun
 
 
-def _unsteady(project: Project, inputs: dict[str, str], given: dict[str, str], begun: int) -> Iterator[str]:
-    """The leaves that changed since the stage began, or may have."""
+def _unsteady(
+    project: Project, inputs: dict[str, str], given: dict[str, str], begun: int, packages: int
+) -> Iterator[str]:
+    """The leaves that changed since the stage began, or may have; of packages since its kernel started."""
+    installed = packages != packages_changed()
     try:
         same = load_project(project.root) == project
     except InputError:
@@ -416,6 +424,7 @@ def _unsteady(project: Project, inputs: dict[str, str], given: dict[str, str], b
                 yield leaf
         if (
             leaf == "file ?"
+            or (kind == "package" and installed)
             or (kind == "project.yaml" and not same)
             or given.get(leaf, inputs.get(leaf)) != inputs.get(leaf)
         ):
@@ -512,31 +521,46 @@ class _Crew:
     tell: Callable[[dict[str, Any]], None]
     done: dict[str, float | None] = dataclasses.field(default_factory=dict)
     running: dict[Any, Execution] = dataclasses.field(default_factory=dict)
+    next: Worker | None = None
 
     def run(self, wanted: set[str], forced: set[str]) -> dict[str, float | None]:
         """Runs what has to run, in any order that the pipeline allows."""
         todo = [name for name in self.stages if name in wanted]
-        size = self.project.engine.parallel or os.cpu_count() or 1
-        with concurrent.futures.ThreadPoolExecutor(size) as pool:
-            try:
-                while todo or self.running:
-                    unfinished = {*todo, *(one.name for one in self.running.values())}
-                    for name in [one for one in todo if not unfinished & set(self.stages[one].upstream)]:
-                        if len(self.running) < size:
-                            todo.remove(name)
-                            _begin(self, pool, name, forced)
-                    _collect(self)
-            except BaseException as error:
-                interrupted = isinstance(error, KeyboardInterrupt)
-                for execution in list(self.running.values()) if interrupted else []:
-                    execution.stop("interrupted")
-                concurrent.futures.wait(self.running)
-                raise
+        size = self.project.engine.parallel or cores()
+        try:
+            while todo or self.running:
+                unfinished = {*todo, *(one.name for one in self.running.values())}
+                for name in [one for one in todo if not unfinished & set(self.stages[one].upstream)]:
+                    if len(self.running) < size:
+                        todo.remove(name)
+                        _begin(self, name, forced, todo)
+                _collect(self)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            for execution in list(self.running.values()) if interrupted else []:
+                execution.stop("interrupted")
+            concurrent.futures.wait(self.running)
+            raise
+        finally:
+            if self.next:
+                self.next.dismiss()
         return {name: self.done.get(name) for name in self.stages if name in wanted}
 
-# %% ../../notebooks/lib/17_dag.ipynb #62623e76
-def _begin(crew: _Crew, pool: Any, name: str, forced: set[str]) -> None:
-    """Starts a stage, or notes that it is up to date."""
+
+def cores() -> int:
+    """How many cores this process may use, also in a container with a quota.
+
+    Returns
+    -------
+    int
+    """
+    import joblib
+
+    return joblib.cpu_count()
+
+# %% ../../notebooks/lib/17_dag.ipynb #cce0278e
+def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
+    """Starts a stage, or notes that it is up to date; then gets a kernel ready for the first of those still to do."""
     why = reasons(crew.project, crew.stages, name, crew.digests)
     if not why and name not in forced:
         crew.done[name] = None
@@ -547,9 +571,13 @@ def _begin(crew: _Crew, pool: Any, name: str, forced: set[str]) -> None:
             crew.stages[each].task = stage.task
     crew.tell({"event": "stage", "stage": name, "why": [str(one) for one in why] or ["forced"]})
     redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
-    execution = Execution(name, crew.tell, crew.project.root, crew.project.engine, redactor)
+    worker, crew.next = crew.next or Worker(), None
+    share = max(1, cores() // (len(crew.running) + 1))
+    execution = Execution(name, crew.tell, crew.project.root, crew.project.engine, redactor, worker=worker, cores=share)
     arguments = (crew.project, crew.stages, name, execution, crew.digests, crew.store)
-    crew.running[pool.submit(run_stage, *arguments)] = execution
+    crew.running[worker.run(run_stage, *arguments)] = execution
+    if kernel := next(filter(None, (crew.stages[one].kernel for one in todo)), None):
+        crew.next = Worker(kernel, crew.project.root)
 
 
 def _collect(crew: _Crew) -> None:
@@ -564,7 +592,7 @@ def _collect(crew: _Crew) -> None:
             raise
         crew.tell({"event": "stage_done", "stage": execution.name, "seconds": crew.done[execution.name]})
 
-# %% ../../notebooks/lib/17_dag.ipynb #cce0278e
+# %% ../../notebooks/lib/17_dag.ipynb #36888c9d
 def build(
     project: Project,
     env: dict[str, Any],
@@ -610,7 +638,7 @@ def build(
         finally:
             digests.save()
 
-# %% ../../notebooks/lib/17_dag.ipynb #ab88c20c
+# %% ../../notebooks/lib/17_dag.ipynb #d2007cea
 def debug_stage(project: Project, env: dict[str, Any], name: str) -> dict[str, str]:
     """Runs a stage up to its failing cell and leaves the kernel alive there.
 

@@ -41,21 +41,27 @@ PRELOAD = (
     "mlflow",
     "mlflow.sklearn",
     "mlflow.models",
-    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.pyfunc.scoring_server",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.tracing.processor.base_mlflow",
+    "mlflow.utils.requirements_utils:_init_modules_to_packages_map",
+    "alembic.command",
+    "open_data_contract_standard.model",
     "sklearn.ensemble",
     "sklearn.linear_model",
-    "sklearn.pipeline",
-    "sklearn.compose",
-    "sklearn.preprocessing",
     "sklearn.calibration",
     "skops.io",
     "scipy.stats",
     "pandas",
+    "pyarrow.dataset",
     "pyarrow.parquet",
     "pyarrow.compute",
+    "pyarrow.pandas_compat",
     "duckdb",
-    "plotly.graph_objects",
+    "plotly.graph_objects:Figure",
     "plotly.io",
+    "plotly.tools",
     "matplotlib.pyplot",
     "ploomber.spec",
     "ploomber.executors",
@@ -484,6 +490,7 @@ def _preload(modules: tuple[str, ...]) -> dict[str, Any]:
     import gc
     import importlib
     import logging
+    import pkgutil
     import warnings
 
     before, filters = dict(os.environ), warnings.filters[:]
@@ -493,7 +500,7 @@ def _preload(modules: tuple[str, ...]) -> dict[str, Any]:
     options, failed, quiet = None, {}, warnings.filters[0]
     for name in (*_JUPYTER, *modules):
         try:
-            importlib.import_module(name)
+            pkgutil.resolve_name(name)() if ":" in name else importlib.import_module(name)
         except BaseException as error:  # also SystemExit: no import may end the server
             failed[name] = f"{type(error).__name__}: {error}"
         if name == "ipykernel.heartbeat":  # so far every kernel imports the same

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRACE', 'READ', 'SYSTEM', 'PATTERN', 'code_digest', 'notebook_digest', 'imported', 'Digests', 'Trace', 'clean_trace',
-           'package_versions', 'leaves', 'Change', 'changes']
+           'package_versions', 'packages_changed', 'leaves', 'Change', 'changes']
 
 # %% ../../notebooks/lib/14_inputs.ipynb #ea646ddb
 import ast
@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -407,6 +408,17 @@ def _version(name: str) -> str:
 _DISTRIBUTIONS: dict[str, list[str]] = {}
 
 # %% ../../notebooks/lib/14_inputs.ipynb #ced0afc9
+def packages_changed() -> int:
+    """When a package was last installed or removed.
+
+    Returns
+    -------
+    int
+        Nanoseconds since 1970.
+    """
+    return max(os.stat(one).st_mtime_ns for one in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+# %% ../../notebooks/lib/14_inputs.ipynb #1185b3a9
 def _part(project: Project, kind: str, name: str, trace: Trace, digests: Digests) -> dict[str, str]:
     """The leaves of a noted part."""
     root = project.root.resolve()
@@ -449,7 +461,7 @@ def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
         return [pair for key, one in value.items() for pair in _flat(f"{name}.{key}", one)]
     return [(name, value)]
 
-# %% ../../notebooks/lib/14_inputs.ipynb #89e54d5f
+# %% ../../notebooks/lib/14_inputs.ipynb #8cbd4ed4
 def _mentioned(
     notebook: dict[str, Any],
     parameters: dict[str, Any],
@@ -479,7 +491,7 @@ def _mentioned(
 
 PATTERN = re.compile(r"[\w./ -]*[*?][\w./*? -]*\.\w+")
 
-# %% ../../notebooks/lib/14_inputs.ipynb #ce7a09bc
+# %% ../../notebooks/lib/14_inputs.ipynb #10c5d7e0
 def leaves(
     project: Project,
     notebook: dict[str, Any],
@@ -526,7 +538,7 @@ def leaves(
     found |= {f"package {name}": version for name, version in package_versions(used, digests).items()}
     return dict(sorted(found.items()))
 
-# %% ../../notebooks/lib/14_inputs.ipynb #10c5d7e0
+# %% ../../notebooks/lib/14_inputs.ipynb #34d01519
 @dataclass(frozen=True)
 class Change:
     """One leaf that is not what it was.
@@ -546,7 +558,7 @@ class Change:
         """For example 'parameter seed: 1 → 2'."""
         return f"{self.leaf}: {self.before or 'nothing'} → {self.now or 'nothing'}"
 
-# %% ../../notebooks/lib/14_inputs.ipynb #0a7751fc
+# %% ../../notebooks/lib/14_inputs.ipynb #88d332b8
 def changes(before: dict[str, str], now: dict[str, str]) -> list[Change]:
     """The leaves that differ.
 

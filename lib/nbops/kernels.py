@@ -169,6 +169,10 @@ class PrivateKernelManager(AsyncKernelManager):
             kwargs = {"transport": "ipc", "connection_file": file, **kwargs}
         super().__init__(**kwargs)
 
+    async def _async_wait(self, pollinterval: float = 0.1) -> None:
+        """Waits until the kernel is gone; asks often, because that costs little and a kernel is gone in milliseconds."""
+        await super()._async_wait(min(pollinterval, 0.005))
+
 # %% ../../notebooks/lib/13_kernels.ipynb #cfceeb46
 def install_kernelspec(prefix: str = sys.prefix, env: dict[str, str] | None = None) -> Path:
     """Installs the kernelspec `python3`, started by our provisioner.

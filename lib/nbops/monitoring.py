@@ -223,7 +223,7 @@ def write_report(
     categorical: list[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Writes Evidently's drift and data summary report as one HTML file.
+    """Writes Evidently's drift report and dataset statistics as one HTML file.
 
     Parameters
     ----------
@@ -251,14 +251,14 @@ def write_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset, DataSummaryPreset
+        from evidently.presets import DataDriftPreset, DatasetStats
 
         definition = DataDefinition(
             numerical_columns=[name for name in numeric if name in common],
             categorical_columns=[name for name in categorical if name in common],
         )
         data = [Dataset.from_pandas(part[common], data_definition=definition) for part in (now, before)]
-        snapshot = Report([DataDriftPreset(), DataSummaryPreset()], include_tests=True).run(*data)
+        snapshot = Report([DataDriftPreset(), DatasetStats()], include_tests=True).run(*data)
         write_complete(Path(file), lambda partial: snapshot.save_html(str(partial)))
     failed = [one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"]
     return result | {"drifted": sum(name.startswith("Value Drift") for name in failed)}
