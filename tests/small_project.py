@@ -1,4 +1,4 @@
-"""Makes a small project around a made-up table: the repository's own ten stages, other configuration."""
+"""Makes a small project around a made-up table: the repository's own stages, other configuration."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def make_table(kind="multiclass", *, time=None, rows=240, seed=7):
 
 
 def make_project(
-    folder, *, kind="multiclass", time=None, table=None, rows=240, delay=0, file="rows.csv", stages=10, **settings
+    folder, *, kind="multiclass", time=None, table=None, rows=240, delay=0, file="rows.csv", stages=11, **settings
 ):
     """Writes a project with its table into a folder; `settings` replace keys of project.yaml. Gives the folder."""
     folder = Path(folder)

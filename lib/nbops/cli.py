@@ -83,15 +83,13 @@ class Progress:
     ----------
     periods : list of str
         The periods to be run.
-    stages : int
-        Stages of each period.
     quiet : bool
         Show nothing.
     log : str
         'text' for people, 'json' for one event a line.
     """
 
-    def __init__(self, periods: list[str], *, stages: int, quiet: bool, log: str = "text") -> None:
+    def __init__(self, periods: list[str], *, quiet: bool, log: str = "text") -> None:
         from rich import progress
         from rich.console import Console
 
@@ -100,7 +98,7 @@ class Progress:
         columns = (text, bar, progress.MofNCompleteColumn(), progress.TimeElapsedColumn())
         silent = quiet or log == "json" or not self.console.is_terminal
         self.bar = progress.Progress(*columns, console=self.console, disable=silent, transient=True)
-        self.task = self.bar.add_task("starting", total=len(periods) * stages)
+        self.periods, self.task = periods, self.bar.add_task("starting", total=None)
 
     def __enter__(self) -> "Progress":
         """Starts the bar."""
@@ -115,8 +113,10 @@ class Progress:
         """Takes note of an event of the engine."""
         if self.log == "json":
             return click.echo(json.dumps({"time": _now("milliseconds"), **event}, ensure_ascii=False), err=True)
-        name, where = event["event"], f"{event['period']} {event['stage']}"
-        if name == "cell":
+        name, where = event["event"], f"{event['period']} {event.get('stage', '')}"
+        if name == "begin":
+            self.bar.update(self.task, total=len(self.periods) * len(event["stages"]))
+        elif name == "cell":
             self.bar.update(self.task, description=f"{where} {event['cell'] + 1}/{event['cells']}")
         elif name == "stage":
             self.bar.update(self.task, description=where)
@@ -263,7 +263,7 @@ def run(
     if period is None:
         return _finish({"periods": [], "summary": "nothing to run: every period with data has a report"}, as_json)
     selection = Selection(only=only, start=start, force=force)
-    with Progress([period], stages=10, quiet=as_json, log=log) as progress:
+    with Progress([period], quiet=as_json, log=log) as progress:
         result = engine.run_period(project, period, store=store, tell=progress.tell, selection=selection)
     lines = engine.outcomes(project, [period], store=store)
     refused = any("refused" in line["decision"] for line in lines)
@@ -302,7 +302,7 @@ def replay(first: str, last: str, store: str | None, as_json: bool, log: str, fo
     metric = PRIMARY[project.target.kind]
     periods = period_range(first, last, project.time.period) if project.time else [ALL]
     done, seconds = [], 0.0
-    with Progress(periods, stages=10, quiet=as_json, log=log) as progress:
+    with Progress(periods, quiet=as_json, log=log) as progress:
         selection = Selection(force=force)
         for result in engine.replay(project, first, last, store=store, tell=progress.tell, selection=selection):
             seconds += result.seconds

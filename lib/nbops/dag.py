@@ -572,7 +572,9 @@ def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
     crew.tell({"event": "stage", "stage": name, "why": [str(one) for one in why] or ["forced"]})
     redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
     worker, crew.next = crew.next or Worker(), None
-    share = max(1, cores() // (len(crew.running) + 1))
+    share = max(
+        1, cores() // (len(crew.running) + 1)
+    )  # two fits that each take all cores take longer than one after the other
     execution = Execution(name, crew.tell, crew.project.root, crew.project.engine, redactor, worker=worker, cores=share)
     arguments = (crew.project, crew.stages, name, execution, crew.digests, crew.store)
     crew.running[worker.run(run_stage, *arguments)] = execution
@@ -632,6 +634,7 @@ def build(
             if stages[name].notebook is not None:
                 check_parameters(name, stages[name].source(), stages[name].given, root=project.root)
         _sweep(stages, store)
+        tell({"event": "begin", "stages": [name for name in stages if name in wanted]})
         crew = _Crew(project, env, stages, digests, store, tell)
         try:
             return crew.run(wanted, forced)

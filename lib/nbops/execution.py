@@ -92,7 +92,7 @@ class Execution:
     worker : Worker, optional
         Runs it; may have a kernel ready.
     cores : int
-        How many the notebook may use; joblib and scikit-learn ask for `LOKY_MAX_CPU_COUNT`.
+        How many the notebook may use, 0 for all; joblib, scikit-learn and `fit_model` ask for `LOKY_MAX_CPU_COUNT`.
     """
 
     name: str

@@ -238,13 +238,13 @@ def write_report(
     Returns
     -------
     dict
-        `rows`, `reference_rows` (as sampled) and `drifted` (features that Evidently flags).
+        `rows`, `reference_rows` (as sampled) and `drifted`: the features that Evidently flags.
     """
     os.environ["DO_NOT_TRACK"] = "true"
     now, before = (_report_rows(project, table, numeric, categorical, seed) for table in (current, reference))
     common = [name for name in now.columns if name in before.columns]
     common = [name for name in common if name in categorical or (_has_bins(now[name]) and _has_bins(before[name]))]
-    result = {"rows": len(now), "reference_rows": len(before), "drifted": 0}
+    result = {"rows": len(now), "reference_rows": len(before), "drifted": []}
     if not common:
         write_text("<p>No feature has values both now and in the reference.</p>\n", file)
         return result
@@ -260,8 +260,8 @@ def write_report(
         data = [Dataset.from_pandas(part[common], data_definition=definition) for part in (now, before)]
         snapshot = Report([DataDriftPreset(), DatasetStats()], include_tests=True).run(*data)
         write_complete(Path(file), lambda partial: snapshot.save_html(str(partial)))
-    failed = [one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"]
-    return result | {"drifted": sum(name.startswith("Value Drift") for name in failed)}
+    failed = {one["name"] for one in snapshot.dict()["tests"] if one["status"] == "FAIL"}
+    return result | {"drifted": [name for name in common if f"Value Drift for column {name}" in failed]}
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #53ea7ccb
 def report_folder(store: str | Path, period: str) -> Path:

@@ -182,14 +182,14 @@ def log_candidate(
     metrics: dict[str, float],
     tags: dict[str, str],
 ) -> dict[str, str]:
-    """Logs a fitted model as one MLflow run.
+    """Logs a model family as one MLflow run.
 
     Parameters
     ----------
     project : Project
     store : str or Path
-    model : object
-        A fitted scikit-learn estimator.
+    model : object or None
+        A fitted scikit-learn estimator; None for one that is not kept.
     name : str
         The run's name, for example the model family.
     train : pandas.DataFrame
@@ -202,7 +202,7 @@ def log_candidate(
     Returns
     -------
     dict
-        `run_id`, `model_uri` and `digest` of the logged model.
+        `run_id`, and `model_uri` and `digest` of the logged model, if there is one.
     """
     mlflow = open_tracking(project, store)
     from mlflow.models import infer_signature
@@ -211,9 +211,10 @@ def log_candidate(
     with mlflow.start_run(run_name=name, tags=tags) as run:
         mlflow.log_params(params)
         mlflow.log_metrics({key: value for key, value in metrics.items() if value == value})
-        mlflow.log_input(
-            mlflow.data.from_pandas(example, name=project.name, digest=data_digest[:32]), context="training"
-        )
+        data = mlflow.data.from_pandas(example, name=project.name, digest=data_digest[:32])
+        mlflow.log_input(data, context="training")
+        if model is None:
+            return {"run_id": run.info.run_id}
         info = mlflow.sklearn.log_model(
             model,
             name="model",
