@@ -144,7 +144,7 @@ def describe(line: dict[str, Any], metric: str, seconds: float) -> str:
     Parameters
     ----------
     line : dict
-        As `engine.outcomes` gives it.
+        As `periods.outcomes` gives it.
     metric : str
         Name of the primary metric.
     seconds : float
@@ -164,7 +164,7 @@ def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
     Parameters
     ----------
     lines : list of dict
-        As `engine.outcomes` gives them.
+        As `periods.outcomes` gives them.
     metric : str
         Name of the primary metric.
 
@@ -172,33 +172,19 @@ def outcome_table(lines: list[dict[str, Any]], metric: str) -> str:
     -------
     str
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, side in (
-        ("period", "left"),
-        ("decision", "left"),
-        ("champion", "right"),
-        (f"{metric} realized", "right"),
-        ("never retrained", "right"),
-        ("gain", "right"),
-    ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    names = ("period", "decision", "champion", f"{metric} realized", "never retrained", "gain")
+    rows = [names]
     for line in lines:
-        gain = None if None in (line["metric"], line["never_retrained"]) else line["metric"] - line["never_retrained"]
-        cells = ["—" if value is None else f"{value:.3f}" for value in (line["metric"], line["never_retrained"])]
-        table.add_row(
-            line["period"],
-            line["decision"],
-            "—" if line["champion"] is None else f"v{line['champion']}",
-            *cells,
-            "—" if gain is None else f"{gain:+.3f}",
-        )
-    console = Console(width=110, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip()
+        known = None not in (line["metric"], line["never_retrained"])
+        numbers = ["—" if value is None else f"{value:.3f}" for value in (line["metric"], line["never_retrained"])]
+        gain = f"{line['metric'] - line['never_retrained']:+.3f}" if known else "—"
+        champion = "—" if line["champion"] is None else f"v{line['champion']}"
+        rows.append((line["period"], line["decision"], champion, *numbers, gain))
+    sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    return "\n".join(
+        "   ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)) for row in rows
+    )
 
 # %% ../../notebooks/lib/30_cli.ipynb #a1ffa779
 def _count(number: int, word: str) -> str:
@@ -255,17 +241,18 @@ def run(
     from nbops import engine
     from nbops.config import load_project
     from nbops.dag import Selection
+    from nbops.periods import newest_period, next_period, outcomes
 
     project = load_project()
     if start or only:
-        period = period or engine.newest_period(project, store=store)
-    period = period or engine.next_period(project, store=store)
+        period = period or newest_period(project, store=store)
+    period = period or next_period(project, store=store)
     if period is None:
         return _finish({"periods": [], "summary": "nothing to run: every period with data has a report"}, as_json)
     selection = Selection(only=only, start=start, force=force)
     with Progress([period], quiet=as_json, log=log) as progress:
         result = engine.run_period(project, period, store=store, tell=progress.tell, selection=selection)
-    lines = engine.outcomes(project, [period], store=store)
+    lines = outcomes(project, [period], store=store)
     refused = any("refused" in line["decision"] for line in lines)
     page = engine.page(project, period, store=store)
     said = result.summary.get("health", {}).get("headline", "done")
@@ -294,11 +281,11 @@ def replay(first: str, last: str, store: str | None, as_json: bool, log: str, fo
     Example: nbops replay --from 2013-02 --to 2013-12
     """
     from nbops import engine
-    from nbops.config import ALL, load_project, period_range
+    from nbops.config import ALL, PRIMARY, load_project, period_range
     from nbops.dag import Selection
-    from nbops.evaluation import PRIMARY
+    from nbops.periods import outcomes
 
-    project, metric = load_project(), ""
+    project = load_project()
     metric = PRIMARY[project.target.kind]
     periods = period_range(first, last, project.time.period) if project.time else [ALL]
     done, seconds = [], 0.0
@@ -306,7 +293,7 @@ def replay(first: str, last: str, store: str | None, as_json: bool, log: str, fo
         selection = Selection(force=force)
         for result in engine.replay(project, first, last, store=store, tell=progress.tell, selection=selection):
             seconds += result.seconds
-            done += engine.outcomes(project, [result.period], store=store)
+            done += outcomes(project, [result.period], store=store)
             progress.line(describe(done[-1], metric, result.seconds))
     if not as_json:
         click.echo("\n" + outcome_table(done, metric) + "\n")
@@ -329,17 +316,12 @@ def status(store: str | None, as_json: bool) -> None:
 
     Example: nbops status
     """
-    from nbops import engine
-    from nbops.config import ALL, load_project
-    from nbops.evaluation import PRIMARY
-    from nbops.ledger import records
+    from nbops.config import PRIMARY, load_project
+    from nbops.periods import finished, next_period, outcomes
 
     project = load_project()
-    folder = project.root / (store or engine.parameters(project, ALL)["store"])
-    periods = sorted(
-        {one["payload"]["period"] for one in records(folder, "report") if one["subject"].startswith(f"{project.name}@")}
-    )
-    lines, following = engine.outcomes(project, periods, store=store), engine.next_period(project, store=store)
+    lines = outcomes(project, finished(project, store=store), store=store)
+    following = next_period(project, store=store)
     if lines and not as_json:
         click.echo(outcome_table(lines, PRIMARY[project.target.kind]) + "\n")
     champion = lines[-1]["champion"] if lines else None
@@ -462,16 +444,10 @@ def start() -> None:
     for name, value in forkserver.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     wanted = sys.argv[1:2] in (["run"], ["replay"], ["why"]) and not {"-h", "--help"} & set(sys.argv)
-    looks = sys.argv[1:2] == ["status"] and not {"-h", "--help"} & set(
-        sys.argv
-    )  # faster with a server, not worth starting one
-    if (wanted or looks) and os.environ.get("NBOPS_KERNELS") != "stock":
+    if wanted and os.environ.get("NBOPS_KERNELS") != "stock":
         preload = forkserver.preload_of(os.getcwd())
         try:
-            running = sys.platform == "linux" and forkserver.address(preload).exists()
-            if looks and not running:
-                main()
-            if not running and sys.platform == "linux":
+            if sys.platform == "linux" and not forkserver.address(preload).exists():
                 click.echo("nbops: starting the kernel server (once; about ten seconds)", err=True)
             sys.exit(forkserver.run_forked("nbops.cli:main", sys.argv[1:], program=sys.argv[0], preload=preload))
         except (forkserver.ForkserverError, OSError) as error:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRIFT_COLUMNS', 'DISTRIBUTION_COLUMNS', 'shares', 'drift', 'reference_rows', 'realized', 'write_report',
-           'report_folder', 'report_before', 'read_history', 'merge_history', 'performance_table', 'late_outcomes']
+           'report_before', 'read_history', 'merge_history', 'performance_table', 'late_outcomes']
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #5ff953f8
 import os
@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Project
-from .evaluation import PRIMARY, metrics
+from .config import PRIMARY, Project
+from .evaluation import metrics
 from .features import TOO_LARGE
-from .ledger import records
+from .ledger import records, report_folder
 from .registry import Version
 from .scoring import read_scores
 from .sources import write_complete, write_text
@@ -264,21 +264,6 @@ def write_report(
     return result | {"drifted": [name for name in common if f"Value Drift for column {name}" in failed]}
 
 # %% ../../notebooks/lib/10_monitoring.ipynb #53ea7ccb
-def report_folder(store: str | Path, period: str) -> Path:
-    """Where the report stage of a period keeps its products.
-
-    Parameters
-    ----------
-    store : str or Path
-    period : str
-
-    Returns
-    -------
-    Path
-    """
-    return Path(store) / "products" / period / "95_report"
-
-# %% ../../notebooks/lib/10_monitoring.ipynb #726135fb
 def report_before(project: Project, store: str | Path, period: str) -> str:
     """The newest earlier period with a report, as a parameter.
 
@@ -303,7 +288,7 @@ def report_before(project: Project, store: str | Path, period: str) -> str:
     ]
     return f"{earlier[-1]}:{found[earlier[-1]]['digest'][:12]}" if earlier else "nothing"
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #68c3cee6
+# %% ../../notebooks/lib/10_monitoring.ipynb #726135fb
 def read_history(project: Project, store: str | Path, before: str, table: str, *, period: str) -> "pd.DataFrame":
     """A table of an earlier report: what was known before this period.
 
@@ -328,7 +313,7 @@ def read_history(project: Project, store: str | Path, before: str, table: str, *
     name = (report_before(project, store, period) if before == "auto" else before).partition(":")[0]
     return pd.DataFrame() if name == "nothing" else pd.read_parquet(report_folder(store, name) / f"{table}.parquet")
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #be81ea77
+# %% ../../notebooks/lib/10_monitoring.ipynb #68c3cee6
 def merge_history(before: "pd.DataFrame", now: "pd.DataFrame", *, on: list[str]) -> "pd.DataFrame":
     """Earlier lines and new lines, in period order; for the same key the new line counts.
 
@@ -354,7 +339,7 @@ def merge_history(before: "pd.DataFrame", now: "pd.DataFrame", *, on: list[str])
     )
     return merged.reindex(columns=list(dict.fromkeys([*now.columns, *merged.columns])))
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #905b0881
+# %% ../../notebooks/lib/10_monitoring.ipynb #be81ea77
 def performance_table(project: Project, lines: list[dict[str, Any]], champion: Version | None) -> "pd.DataFrame":
     """Realized performance as a table; without lines it has the columns all the same.
 
@@ -379,7 +364,7 @@ def performance_table(project: Project, lines: list[dict[str, Any]], champion: V
     table = pd.DataFrame([{"reference": reference, "limit": limit} | line for line in lines])
     return table.reindex(columns=list(dict.fromkeys([*fields, *table.columns, "reference", "limit"])))
 
-# %% ../../notebooks/lib/10_monitoring.ipynb #37778796
+# %% ../../notebooks/lib/10_monitoring.ipynb #905b0881
 def late_outcomes(
     project: Project, store: str | Path, before: "pd.DataFrame", labels: "pd.DataFrame", *, cutoff: datetime | None
 ) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .config import Project
-from .evaluation import PRIMARY
+from .config import PRIMARY, Project
 from .registry import Version
 
 if TYPE_CHECKING:

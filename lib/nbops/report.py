@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ALL, Project, as_of, period_bounds, period_of
-from .evaluation import PRIMARY
+from .config import ALL, PRIMARY, Project, as_of, period_bounds, period_of
 from .ledger import records
 from .monitoring import merge_history, read_history
 from .policy import Decision
@@ -223,6 +222,23 @@ def health(
     return {"status": status, "headline": headline, "attention": items}
 
 # %% ../../notebooks/lib/22_report.ipynb #b5243af3
+def _outcome(project: Project, period: str, line: dict[str, Any], performance: "pd.DataFrame") -> dict[str, Any]:
+    """The period in one line, for `nbops status` and the table of a replay."""
+    roles = performance[performance["period"] == period].set_index("model") if len(performance) else performance
+    name, values = PRIMARY[project.target.kind], {}
+    for role in ("champion", "first"):
+        known = len(roles) and role in roles.index and name in roles and roles.loc[role, name] == roles.loc[role, name]
+        values[role] = float(roles.loc[role, name]) if known else None
+    end = " → released" if line["released"] else " → refused" if line["action"] != "keep" else ""
+    return {
+        "decision": line["action"] + end,
+        "champion": line["version_after"],
+        "metric": values["champion"],
+        "never_retrained": values["first"],
+        "why": line["reasons"],
+    }
+
+# %% ../../notebooks/lib/22_report.ipynb #d0bec4fa
 def summarize(
     project: Project,
     period: str,
@@ -230,8 +246,9 @@ def summarize(
     decision: Decision,
     release: dict[str, Any],
     state: dict[str, Any],
+    performance: "pd.DataFrame",
 ) -> dict[str, Any]:
-    """The summary of a period as data: how things stand, and what comes next.
+    """The summary of a period as data: how things stand, what it brought, and what comes next.
 
     Parameters
     ----------
@@ -243,6 +260,8 @@ def summarize(
     release : dict
     state : dict
         As `health` gives it.
+    performance : pandas.DataFrame
+        As `monitoring.performance_table` gives it.
 
     Returns
     -------
@@ -275,10 +294,11 @@ def summarize(
         "champion": champion,
         "decision": {"action": decision.action, "reasons": [reason.model_dump() for reason in decision.reasons]},
         "release": {name: release[name] for name in ("released", "version", "why")},
+        "outcome": _outcome(project, period, decision_line(decision, release, serving), performance),
         "next": {"period": following, "what": what},
     }
 
-# %% ../../notebooks/lib/22_report.ipynb #46f3ef08
+# %% ../../notebooks/lib/22_report.ipynb #320218ec
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
@@ -304,7 +324,7 @@ th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #e
 </body></html>
 """
 
-# %% ../../notebooks/lib/22_report.ipynb #9b08ae32
+# %% ../../notebooks/lib/22_report.ipynb #d1c3f40d
 def _as_html(table: "pd.DataFrame") -> str:
     """A table for the page: short digests and times, three decimals, nothing for missing."""
     from nbops import pages
@@ -326,7 +346,7 @@ def _as_html(table: "pd.DataFrame") -> str:
     }
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
-# %% ../../notebooks/lib/22_report.ipynb #320218ec
+# %% ../../notebooks/lib/22_report.ipynb #867343fe
 def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.DataFrame"], file: str | Path) -> Path:
     """Writes the period's page as one HTML file that needs nothing else.
 

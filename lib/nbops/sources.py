@@ -21,13 +21,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import duckdb
 from pydantic import BaseModel, ConfigDict
 
 from .config import ALL, InputError, Project, Source, as_of, nearest, note_read
 from .ledger import digest
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
 
 # %% ../../notebooks/lib/02_sources.ipynb #626fa9a5
@@ -211,8 +211,8 @@ def _reason(error: Exception) -> str:
 
 # %% ../../notebooks/lib/02_sources.ipynb #218fb7a4
 def read_source(
-    connection: duckdb.DuckDBPyConnection, source: Source, *, root: str | Path, types: dict[str, str] | None = None
-) -> duckdb.DuckDBPyRelation:
+    connection: "duckdb.DuckDBPyConnection", source: Source, *, root: str | Path, types: dict[str, str] | None = None
+) -> "duckdb.DuckDBPyRelation":
     """A source as a DuckDB relation; nothing is loaded until it is used.
 
     Parameters
@@ -234,6 +234,8 @@ def read_source(
     InputError
         If a file is missing, empty, of an unknown kind or not readable, or if a column is missing.
     """
+    import duckdb
+
     files = [_unpacked(file) for file in locate(source.path, root)]
     kind = re.sub(r"\.(gz|zst|bz2)$", "", files[0].name.lower()).rpartition(".")[2]
     names: Any = [str(file) for file in files]  # DuckDB takes lists, its stubs do not know
@@ -246,12 +248,10 @@ def read_source(
             relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)
             _require_columns(source, relation.columns)
             known = {name: kind for name, kind in (types or {}).items() if name in relation.columns}
-            if types is not None:
-                sample = (
-                    20480 if len(known) == len(relation.columns) else -1
-                )  # all rows decide about columns that the contract leaves out
+            if types is not None:  # all rows decide about columns that the contract leaves out
+                rows = 20480 if len(known) == len(relation.columns) else -1
                 relation = connection.read_csv(
-                    names, na_values=source.missing, header=True, dtype=known, sample_size=sample
+                    names, na_values=source.missing, header=True, dtype=known, sample_size=rows
                 )
         else:
             raise InputError(
@@ -314,8 +314,8 @@ class Snapshot(BaseModel):
 
 # %% ../../notebooks/lib/02_sources.ipynb #483e4a87
 def _with_time(
-    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, source: Source, project: Project
-) -> duckdb.DuckDBPyRelation:
+    connection: "duckdb.DuckDBPyConnection", relation: "duckdb.DuckDBPyRelation", source: Source, project: Project
+) -> "duckdb.DuckDBPyRelation":
     """The relation with `_time` (UTC) and `_period`; in a table without time all rows are in one period."""
     if not (source.time and project.time):
         return relation.project(f"*, '{ALL}' AS _period")
@@ -404,6 +404,8 @@ def coverage(project: Project) -> tuple[str, str]:
     """
     if project.time is None:
         return ALL, ALL
+    import duckdb
+
     source = project.sources[project.table]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -441,6 +443,8 @@ def take_snapshot(
     InputError
         If a source cannot be read, or the period has no rows.
     """
+    import duckdb
+
     end, tables = as_of(project, period), {}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

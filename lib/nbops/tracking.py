@@ -75,7 +75,7 @@ def load_model(file: str | Path) -> Any:
 
 # %% ../../notebooks/lib/05_tracking.ipynb #e4317981
 def model_digest(file: str | Path) -> str:
-    """SHA-256 of a model's content: equal for equal models, on any machine.
+    """SHA-256 of a model's content: the same on any machine, with any number of cores.
 
     Parameters
     ----------
@@ -103,6 +103,7 @@ def model_digest(file: str | Path) -> str:
             return {
                 key: changed[key](value) if key in changed and not isinstance(value, (dict, list)) else plain(value)
                 for key, value in node.items()
+                if key not in ("n_threads", "n_jobs")
             }
         return [plain(one) for one in node] if isinstance(node, list) else node
 

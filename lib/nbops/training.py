@@ -185,7 +185,7 @@ def fit_model(project: Project, family: str, table: "pd.DataFrame", *, seed: int
         warnings.filterwarnings("ignore", message=".*(infrequent|unknown) categor.*")
         return model.fit(given, table["_label"])
 
-# %% ../../notebooks/lib/06_training.ipynb #e534b673
+# %% ../../notebooks/lib/06_training.ipynb #16d0f4ec
 def predict_scores(kind: str, model: Any, table: "pd.DataFrame") -> "pd.DataFrame":
     """What a model says about each row.
 
@@ -227,7 +227,7 @@ def predict_scores(kind: str, model: Any, table: "pd.DataFrame") -> "pd.DataFram
         )
     return chances.iloc[:, [1]].set_axis(["score"], axis=1) if kind == "binary" else chances
 
-# %% ../../notebooks/lib/06_training.ipynb #270c06df
+# %% ../../notebooks/lib/06_training.ipynb #f290fece
 def no_comparison() -> "pd.DataFrame":
     """A comparison table without lines.
 
@@ -245,7 +245,7 @@ def no_comparison() -> "pd.DataFrame":
 COMPARISON_COLUMNS = ["family", "score", "train_score", "fit_seconds", "predict_seconds"]
 TRAIN_SCORE_ROWS = 50_000  # the gap between training and held-out rows is known well enough from these
 
-# %% ../../notebooks/lib/06_training.ipynb #137d68bd
+# %% ../../notebooks/lib/06_training.ipynb #6c105f29
 def compare_families(
     project: Project, table: "pd.DataFrame", *, metric: Callable[[Any, Any], float], seed: int
 ) -> "pd.DataFrame":
@@ -284,7 +284,7 @@ def compare_families(
         "score", ascending=False, na_position="last", ignore_index=True
     )
 
-# %% ../../notebooks/lib/06_training.ipynb #44895698
+# %% ../../notebooks/lib/06_training.ipynb #054ee220
 def time_span(table: "pd.DataFrame") -> dict[str, str | None]:
     """First and last moment of a feature table, as ISO 8601 text; None without time.
 
