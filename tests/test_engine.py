@@ -451,6 +451,17 @@ def test_everything_that_a_stage_reads_counts(project, tmp_path, monkeypatch):
     assert reasons(project) == {}
 
 
+def test_a_package_installed_while_a_kernel_waits_is_a_reason(project, monkeypatch):
+    pipeline(
+        project, stage(project, "one", "import yaml", write("1")), stage(project, "two", write("2"), upstream=["one"])
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(dag, "packages_changed", lambda: 1)
+        assert ran(project) == ["one", "two"]
+    assert reasons(project) == {"one": ["package pyyaml: changed while the stage ran"]} or reasons(project)["one"]
+    assert ran(project) == ["one"] and ran(project) == []
+
+
 def test_an_edit_within_the_same_second_and_of_the_same_length_is_seen(project):
     pipeline(project, stage(project, "one", "import fast", write("fast.X")))
     for value in (1, 2, 3):
@@ -850,11 +861,17 @@ def test_help_imports_next_to_nothing(project, words):
     assert said and not HEAVY & imported
 
 
+def test_status_loads_no_data_library(project):
+    pipeline(project, stage(project, "one", write("1")))
+    said, imported = modules(project, "status")
+    assert said and not (HEAVY - {"pydantic"} | {"duckdb", "numpy"}) & imported
+
+
 # ---------------------------------------------------------------- bad input: one message, nothing half-written, the next run is fine
 
 
 BROKEN = {
-    "syntax error": (["x = ="], 1, "stage one failed: SyntaxError: invalid syntax"),
+    "syntax error": (["1 / 0", "x = ="], 2, "one.ipynb: invalid syntax, line 1: x = =. Correct it."),
     "os._exit": (["import os\nos._exit(7)"], 1, "its kernel ended by itself with exit code 7, for example by os._exit"),
     "killed": (["import os\nos.kill(os.getpid(), 9)"], 1, "ended by SIGKILL"),
     "input()": (["input('name? ')"], 1, "asks for input(), but nobody is there to answer"),

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -26,7 +27,18 @@ import yaml
 
 from .config import InputError, Project, load_project, nearest
 from .execution import Execution, Worker, run_notebook, run_until_error
-from .inputs import Change, Digests, Trace, changes, clean_trace, leaves, packages_changed
+from nbops.inputs import (
+    PARSING,
+    Change,
+    Digests,
+    Trace,
+    cell_tree,
+    changes,
+    clean_trace,
+    leaves,
+    packages_changed,
+    plain_python,
+)
 from .ledger import digest
 from .parameters import check_parameters, redactor_for
 from .sources import write_json
@@ -354,7 +366,8 @@ def _work(stage: Stage, staged: dict[str, Path], given: dict[str, str], executio
         return
     if "inputs" in stage.task.params:
         stage.task.params._setitem("inputs", digest(given)[:16])
-        stage.task.source.render(stage.task.params)
+        with PARSING:
+            stage.task.source.render(stage.task.params)
     notebook, last = _rendered(stage, staged)
     key = next(key for key, path in stage.products.items() if path == stage.notebook)
     try:
@@ -570,7 +583,8 @@ def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
         for each, stage in load_stages(crew.project, crew.env).items():
             crew.stages[each].task = stage.task
     crew.tell({"event": "stage", "stage": name, "why": [str(one) for one in why] or ["forced"]})
-    redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
+    with PARSING:
+        redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
     worker, crew.next = crew.next or Worker(), None
     share = max(
         1, cores() // (len(crew.running) + 1)
@@ -594,7 +608,26 @@ def _collect(crew: _Crew) -> None:
             raise
         crew.tell({"event": "stage_done", "stage": execution.name, "seconds": crew.done[execution.name]})
 
-# %% ../../notebooks/lib/17_dag.ipynb #36888c9d
+# %% ../../notebooks/lib/17_dag.ipynb #920e8cc1
+def _check_syntax(stage: Stage) -> bool:
+    """Refuses a notebook with a cell that is no Python; gives True, to be remembered."""
+    source = stage.source()
+    if source["metadata"].get("kernelspec", {}).get("language", "python") != "python":
+        return True
+    for number, cell in enumerate(source["cells"], start=1):
+        if cell["cell_type"] != "code" or {"skip-execution", "raises-exception"} & {*cell["metadata"].get("tags", [])}:
+            continue
+        try:
+            cell_tree(plain_python("".join(cell["source"])))
+        except (SyntaxError, ValueError) as error:
+            where = f", line {error.lineno}: {(error.text or '').strip()}" if isinstance(error, SyntaxError) else ""
+            text = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise InputError(
+                f"stage {stage.name} cannot run: cell {number} of {stage.file}: {text}{where}. Correct it."
+            ) from None
+    return True
+
+# %% ../../notebooks/lib/17_dag.ipynb #ab88c20c
 def build(
     project: Project,
     env: dict[str, Any],
@@ -633,6 +666,8 @@ def build(
         for name in wanted:
             if stages[name].notebook is not None:
                 check_parameters(name, stages[name].source(), stages[name].given, root=project.root)
+                file = stages[name].file or ""
+                digests.recall(f"syntax {file}", digests.of(file), functools.partial(_check_syntax, stages[name]))
         _sweep(stages, store)
         tell({"event": "begin", "stages": [name for name in stages if name in wanted]})
         crew = _Crew(project, env, stages, digests, store, tell)
@@ -641,7 +676,7 @@ def build(
         finally:
             digests.save()
 
-# %% ../../notebooks/lib/17_dag.ipynb #d2007cea
+# %% ../../notebooks/lib/17_dag.ipynb #bd2a99cb
 def debug_stage(project: Project, env: dict[str, Any], name: str) -> dict[str, str]:
     """Runs a stage up to its failing cell and leaves the kernel alive there.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Engine
-from .inputs import READ, TRACE, packages_changed
+from .inputs import PARSING, READ, TRACE, packages_changed
 from .parameters import Redactor, redact_notebook, redact_output
 
 # %% ../../notebooks/lib/16_execution.ipynb #e8e31c74
@@ -190,6 +190,19 @@ def _memory_kb(pid: int, kind: str) -> int:
 KERNEL_OPTIONS = ["--IPKernelApp.log_level=CRITICAL", "--HistoryManager.hist_file=:memory:"]
 
 
+def _close_loop() -> None:
+    """Closes the event loop that Jupyter leaves open, one in every thread."""
+    from jupyter_core.utils import ensure_event_loop
+
+    loop = ensure_event_loop()
+    if not loop.is_running():
+        left = asyncio.all_tasks(loop)  # of a cell that took too long
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True)) if left else None
+        loop.close()
+
+# %% ../../notebooks/lib/16_execution.ipynb #700b0cc5
 class Worker:
     """A thread that runs one notebook, and may have a kernel before it knows which.
 
@@ -223,32 +236,38 @@ class Worker:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Any]:
         """Calls a function in the thread; the worker has done its work after that."""
-        future = self.thread.submit(function, *arguments)
+
+        def work() -> Any:
+            try:
+                return function(*arguments)
+            finally:
+                self._end()
+
+        future = self.thread.submit(work)
         self.thread.shutdown(wait=False)
         return future
 
     def take_kernel(self, kernel_name: str) -> Any:
         """In the thread: the manager of the ready kernel, if it is of that name; it belongs to the caller then."""
-        manager, self.manager = self.manager, None
-        if manager is not None and kernel_name != self.kernel_name:
-            self.manager = manager
+        if kernel_name != self.kernel_name:
             self._end()
-            manager = None
+        manager, self.manager = self.manager, None
         return manager
 
     def dismiss(self) -> None:
         """Ends a kernel that was not taken."""
-        self.run(self._end).result()
+        self.run(lambda: None).result()
 
     def _end(self) -> None:
-        """In the thread: kills the kernel."""
+        """In the thread: kills the kernel, if it was not taken."""
         from jupyter_core.utils import ensure_event_loop
 
         manager, self.manager = self.manager, None
         if manager is not None:
             ensure_event_loop().run_until_complete(manager.shutdown_kernel(now=True))
+            _close_loop()
 
-# %% ../../notebooks/lib/16_execution.ipynb #b27832f6
+# %% ../../notebooks/lib/16_execution.ipynb #29185add
 def _without_secrets(msg: dict[str, Any], redactor: Redactor) -> list[dict[str, Any]]:
     """The messages to handle instead of one: secrets hidden, also those that are split between two messages."""
     kind, content = msg["msg_type"], msg["content"]
@@ -275,7 +294,8 @@ def _literal(text: str) -> Any:
     """The value of a Python literal."""
     import ast
 
-    return ast.literal_eval(text) or ""
+    with PARSING:
+        return ast.literal_eval(text) or ""
 
 
 def _bounded(text: str, kept: int) -> str:
@@ -286,7 +306,7 @@ def _bounded(text: str, kept: int) -> str:
         return text[: LIMIT - kept] + f"\n… what follows is not kept: more than {LIMIT:,} characters from one cell\n"
     return text
 
-# %% ../../notebooks/lib/16_execution.ipynb #ec80fe98
+# %% ../../notebooks/lib/16_execution.ipynb #8171165c
 def client_class() -> type:
     """The notebook client that runs the cells.
 
@@ -341,7 +361,7 @@ def client_class() -> type:
 
     return Client
 
-# %% ../../notebooks/lib/16_execution.ipynb #1f474a02
+# %% ../../notebooks/lib/16_execution.ipynb #dc3032d9
 def manager_class(execution: Execution) -> type:
     """The manager that is told of every cell.
 
@@ -382,7 +402,7 @@ def manager_class(execution: Execution) -> type:
 
     return Manager
 
-# %% ../../notebooks/lib/16_execution.ipynb #88ff6a86
+# %% ../../notebooks/lib/16_execution.ipynb #a389fd9f
 def engine_class(execution: Execution) -> type:
     """The Papermill engine of one execution.
 
@@ -433,14 +453,14 @@ def _client_options(execution: Execution) -> dict[str, Any]:
         "iopub_timeout": 60,
     }
 
-# %% ../../notebooks/lib/16_execution.ipynb #40a70851
+# %% ../../notebooks/lib/16_execution.ipynb #c9d3f3a8
 def _redact_file(file: Path, redactor: Redactor) -> None:
     """Hides secrets in a notebook file: also in its sources, metadata and widgets."""
     if file.is_file():
         clean = redact_notebook(json.loads(file.read_text(encoding="utf-8")), redactor)
         file.write_text(json.dumps(clean, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-# %% ../../notebooks/lib/16_execution.ipynb #c9d3f3a8
+# %% ../../notebooks/lib/16_execution.ipynb #6ab5eb32
 def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
     """Executes a notebook whose parameters are already in it.
 
@@ -459,7 +479,6 @@ def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
         If the kernel died, or a cell took too long.
     """
     import papermill
-    from jupyter_core.utils import ensure_event_loop
     from papermill.engines import papermill_engines
 
     name = f"nbops-{threading.get_ident()}"
@@ -468,15 +487,9 @@ def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
         papermill.execute_notebook(notebook, str(output), engine_name=name, progress_bar=False, log_output=False)
     finally:
         _redact_file(output, execution.redactor)
-        loop = ensure_event_loop()  # Jupyter leaves it open, one for every thread
-        if not loop.is_running():
-            left = asyncio.all_tasks(loop)  # of a cell that took too long
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True)) if left else None
-            loop.close()
+        _close_loop()
 
-# %% ../../notebooks/lib/16_execution.ipynb #89cd24c3
+# %% ../../notebooks/lib/16_execution.ipynb #30cf2e85
 def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str]:
     """Executes a notebook and leaves its kernel alive.
 
