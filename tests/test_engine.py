@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jupyter_client.kernelspec import KernelSpecManager
 
-from nbops import cli, dag, engine
+from nbops import cli, dag, engine, periods
 from nbops.config import InputError, load_project
 from nbops.inputs import Digests
 from small_project import change, environment, make_project, write_yaml
@@ -706,7 +706,8 @@ def test_the_log_has_an_event_for_every_cell(project):
     bar = "import sys\nfor number in range(200):\n    print(f'\\r{number} of 200', end='', file=sys.stderr, flush=True)"
     pipeline(project, stage(project, "one", bar, write("1")))
     code, out, said = command(project, "run", "--log-format", "json")
-    found = events(said)
+    begin, *found = events(said)
+    assert begin["event"] == "begin" and begin["stages"] == ["one"]
     assert code == 0 and all(one.keys() >= {"event", "stage", "period", "time"} for one in found)
     names = [one["event"] for one in found if one["event"] != "output"]
     assert names == [
@@ -720,7 +721,7 @@ def test_the_log_has_an_event_for_every_cell(project):
     assert [one["text"] for cell in done.cells for one in cell.get("outputs", []) if one.output_type == "stream"] == [
         "199 of 200"
     ]
-    assert events(command(project, "run", "--log-format", "json")[2])[0]["event"] == "stage_up_to_date"
+    assert events(command(project, "run", "--log-format", "json")[2])[1]["event"] == "stage_up_to_date"
 
 
 def test_the_exit_code_says_how_it_ended(project, monkeypatch):
@@ -736,7 +737,7 @@ def test_the_exit_code_says_how_it_ended(project, monkeypatch):
         "why": "",
     }
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "outcomes", lambda *_, **__: [line])
+        patch.setattr(periods, "outcomes", lambda *_, **__: [line])
         assert command(project, "run")[0] == 3
     stage(project, "one", "1 / 0")
     code, out, said = command(project, "run", "--log-format", "json")
