@@ -1,7 +1,7 @@
 # Nothing has to be done first: every target makes the environment it needs, once.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check sources lab dashboards lock clean
+.PHONY: help setup run test nightly check sources lab dashboards lock clean
 BIN := .venv/bin
 FROM ?= 2013-02
 TO ?= 2013-05
@@ -24,7 +24,7 @@ setup: .venv/.ready  ## make .venv from requirements.lock, with the kernel (agai
 	@.ci/setup
 
 run: .venv/.ready  ## live through a few months of flights: FROM=2013-02 TO=2013-05 STORE=store
-	@echo "one run of the pipeline per month, $(FROM) to $(TO): score, watch, decide, retrain (about a minute each)"
+	@echo "one run of the pipeline per month, $(FROM) to $(TO): score, watch, decide, retrain (about twenty seconds each)"
 	@$(BIN)/nbops replay --from $(FROM) --to $(TO) $(if $(STORE),--store $(STORE))
 
 test: .venv/.ready  ## everything: sources, library notebooks, all tests (installs chromium if it may)
@@ -33,6 +33,9 @@ test: .venv/.ready  ## everything: sources, library notebooks, all tests (instal
 	@echo "== all tests"
 	@$(BIN)/pytest --durations=15
 	@$(BIN)/nbops engine stop
+
+nightly: .venv/.ready  ## the engine's endurance tests: 2,000 notebooks a hundred at a time, 500 in one process
+	@NBOPS_LONG=1 $(BIN)/pytest --durations=5 tests/test_engine.py -k "many"
 
 check: .venv/.ready  ## the quick part of test, for while you work
 	@$(MAKE) --no-print-directory sources

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ["setup", "run", "test", "check", "lab", "dashboards", "lock", "clean"]
+TARGETS = ["setup", "run", "test", "nightly", "check", "lab", "dashboards", "lock", "clean"]
 
 
 def run(*command, cwd=ROOT, **environment):

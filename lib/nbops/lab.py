@@ -7,6 +7,7 @@ __all__ = ['newest_period', 'stage_values', 'StageContents']
 
 # %% ../../notebooks/lib/24_lab.ipynb #09a28c1d
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ def _absolute(root: Path, product: dict[str, str]) -> dict[str, str]:
     return {key: str(root / path) for key, path in product.items()}
 
 # %% ../../notebooks/lib/24_lab.ipynb #b43c2f83
+def _as_before(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The notebook with what the file says of kernel and language: JupyterLab puts its own words there."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))["metadata"]
+    except (OSError, ValueError, KeyError):
+        return content
+    metadata = dict(content["metadata"])
+    if metadata.get("kernelspec", {}).get("name") == before.get("kernelspec", {}).get("name"):
+        for name in ("kernelspec", "language_info"):
+            metadata.pop(name, None)
+            metadata |= {name: before[name]} if name in before else {}
+    return {**content, "metadata": metadata}
+
+# %% ../../notebooks/lib/24_lab.ipynb #a6872175
 class StageContents(AsyncLargeFileManager):
     """Files as they are, except that an open stage shows the values of the newest run."""
 
@@ -124,5 +139,5 @@ class StageContents(AsyncLargeFileManager):
             for cell in kept:
                 if cell["cell_type"] == "code":
                     cell.update(outputs=[], execution_count=None)
-            model["content"]["cells"] = kept
+            model["content"] = _as_before(model["content"], Path(self._get_os_path(path.strip("/")))) | {"cells": kept}
         return await super().save(model, path)
