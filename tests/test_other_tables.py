@@ -156,7 +156,7 @@ def lifetime(folder, period=ALL, *, store="store", seed=1):
     learn, held = training.split_newest(project, known, seed=seed)
     score = functools.partial(evaluation.primary_metric, kind)
     with threadpool_limits(1):  # sums in another order give another digest
-        best = training.compare_families(project, learn, metric=score, seed=seed)["family"].iloc[0]
+        best = training.compare_families(project, learn, metric=score, seed=seed)[0]["family"].iloc[0]
         model = training.fit_model(project, best, learn, seed=seed)
     model = tracking.load_model(tracking.save_model(model, store / "model.skops"))
     scores = training.predict_scores(kind, model, held)

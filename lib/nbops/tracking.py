@@ -183,14 +183,14 @@ def log_candidate(
     metrics: dict[str, float],
     tags: dict[str, str],
 ) -> dict[str, str]:
-    """Logs a model family as one MLflow run.
+    """Logs a fitted model as one MLflow run.
 
     Parameters
     ----------
     project : Project
     store : str or Path
-    model : object or None
-        A fitted scikit-learn estimator; None for one that is not kept.
+    model : object
+        A fitted scikit-learn estimator.
     name : str
         The run's name, for example the model family.
     train : pandas.DataFrame
@@ -203,7 +203,7 @@ def log_candidate(
     Returns
     -------
     dict
-        `run_id`, and `model_uri` and `digest` of the logged model, if there is one.
+        `run_id`, `model_uri` and `digest` of the logged model.
     """
     mlflow = open_tracking(project, store)
     from mlflow.models import infer_signature
@@ -214,8 +214,6 @@ def log_candidate(
         mlflow.log_metrics({key: value for key, value in metrics.items() if value == value})
         data = mlflow.data.from_pandas(example, name=project.name, digest=data_digest[:32])
         mlflow.log_input(data, context="training")
-        if model is None:
-            return {"run_id": run.info.run_id}
         info = mlflow.sklearn.log_model(
             model,
             name="model",

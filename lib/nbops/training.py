@@ -248,7 +248,7 @@ TRAIN_SCORE_ROWS = 50_000  # the gap between training and held-out rows is known
 # %% ../../notebooks/lib/06_training.ipynb #6c105f29
 def compare_families(
     project: Project, table: "pd.DataFrame", *, metric: Callable[[Any, Any], float], seed: int
-) -> "pd.DataFrame":
+) -> tuple["pd.DataFrame", dict[str, Any]]:
     """Scores each family of `training.families` on the newest part of the rows to learn from.
 
     Parameters
@@ -262,27 +262,26 @@ def compare_families(
 
     Returns
     -------
-    pandas.DataFrame
+    (pandas.DataFrame, dict)
         One line per family, best first: family, score, train_score (of at most `TRAIN_SCORE_ROWS` rows), fit_seconds,
-        predict_seconds.
+        predict_seconds. And the fitted models, by family.
     """
     import pandas as pd
 
     older, newer = _split(project, table, seed=seed)
     require_classes(project, older["_label"])
-    lines = []
+    lines, models = [], {}
     for family in project.training.families:
         start = time.perf_counter()
-        model = fit_model(project, family, older, seed=seed)
+        model = models[family] = fit_model(project, family, older, seed=seed)
         middle = time.perf_counter()
         score = metric(newer["_label"], predict_scores(project.target.kind, model, newer))
         end = time.perf_counter()
         seen = older.sample(min(len(older), TRAIN_SCORE_ROWS), random_state=seed)
         train_score = metric(seen["_label"], predict_scores(project.target.kind, model, seen))
         lines.append((family, score, train_score, middle - start, end - middle))
-    return pd.DataFrame(lines, columns=COMPARISON_COLUMNS).sort_values(
-        "score", ascending=False, na_position="last", ignore_index=True
-    )
+    table = pd.DataFrame(lines, columns=COMPARISON_COLUMNS)
+    return table.sort_values("score", ascending=False, na_position="last", ignore_index=True), models
 
 # %% ../../notebooks/lib/06_training.ipynb #054ee220
 def time_span(table: "pd.DataFrame") -> dict[str, str | None]:
