@@ -347,4 +347,4 @@ def bench_engine(project: Project, period: str, stage: str, *, repeats: int = 9)
     with copy_of(project) as folder:
         found = measure_period(folder, period, repeats)
         found.append(measure_edit(folder, period, stage))
-    return [*found, *measure_kernels(repeats), measure_memory()]
+    return [*found, *measure_kernels(repeats), measure_memory(10 if repeats > 1 else 3)]
