@@ -244,7 +244,7 @@ def run(
     from nbops.periods import newest_period, next_period, outcomes
 
     project = load_project()
-    if start or only:
+    if start is not None or only is not None:
         period = period or newest_period(project, store=store)
     period = period or next_period(project, store=store)
     if period is None:
@@ -356,9 +356,12 @@ def why(stage: str | None, period: str | None, store: str | None, as_json: bool)
         if not as_json:
             click.echo(f"{name:<12} " + ("up to date" if not changes else ""))
             for change in changes:
-                click.echo(f"    {change['leaf']}: {change['before']} → {change['now']}")
+                before, now = ("nothing" if one is None else one for one in (change["before"], change["now"]))
+                click.echo(f"    {change['leaf']}: {before} → {now}")
     stale = sum(bool(changes) for changes in found["stages"].values())
-    what = f"{_count(stale, 'stage')} of {len(found['stages'])} out of date"
+    what = f"{_count(stale, 'stage')} of {len(found['stages'])} out of date" + (
+        ", and what follows from them" if stale else ""
+    )
     _finish(found | {"summary": f"{found['period']}: {what}"}, as_json)
 
 # %% ../../notebooks/lib/30_cli.ipynb #af7219e6
@@ -380,7 +383,9 @@ def debug(stage: str, period: str | None, no_console: bool, store: str | None, a
     found = engine.debug(load_project(), stage, period, store=store)
     file = Path(found["connection"]).name
     how = f"jupyter console --existing {file}; in JupyterLab: open {found['notebook']} and choose this kernel"
-    summary = f"{stage}: {found['error'] or 'every cell ran'}; the kernel is alive: {how}"
+    summary = (
+        f"{stage}: {found['error'] or 'every cell ran'}; the kernel is alive: {how}; kill {found['process']} ends it"
+    )
     _finish(found | {"summary": summary}, as_json)
     if sys.stdin.isatty() and sys.stdout.isatty() and not no_console and not as_json:
         os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", "--existing", found["connection"]])
@@ -388,20 +393,24 @@ def debug(stage: str, period: str | None, no_console: bool, store: str | None, a
 # %% ../../notebooks/lib/30_cli.ipynb #f6f3c48a
 @main.command()
 @click.argument("action", type=click.Choice(["status", "stop"]))
+@click.option("--all", "everywhere", is_flag=True, help="Also the servers of your other environments.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-def engine(action: str, as_json: bool) -> None:
+def engine(action: str, everywhere: bool, as_json: bool) -> None:
     """Show or stop the servers that kernels are forked from.
+
+    A server that is told to stop ends with the last kernel that was forked from it; it ends by itself when it has been idle
+    for 20 minutes. NBOPS_KERNELS=stock does without.
 
     Example: nbops engine status
     """
     from nbops.forkserver import servers
 
-    found = servers(stop=action == "stop")
+    found = servers(stop=action == "stop", everywhere=everywhere)
     for one in [] if as_json else found:
         failed = f", not imported: {', '.join(one['failed'])}" if one["failed"] else ""
-        click.echo(
-            f"process {one['server']}: {one['modules']} modules, {one['forks']} forks, {len(one['children'])} alive{failed}"
-        )
+        alive = f", at work: process {', '.join(map(str, one['children']))}" if one["children"] else ""
+        where = f" of {one['environment']}" if everywhere else ""
+        click.echo(f"process {one['server']}{where}: {one['modules']} modules, {one['forks']} forks{alive}{failed}")
     done = "told to end" if action == "stop" else "running"
     _finish({"servers": found, "summary": f"{_count(len(found), 'server')} {done}"}, as_json)
 
@@ -458,7 +467,8 @@ def start() -> None:
 # %% ../../notebooks/lib/30_cli.ipynb #7e4c45ac
 def _verdict(files: tuple[str, ...], found: list[dict[str, Any]], stages: list[str], static: bool) -> str:
     """The check's result in one line."""
-    clean = "nothing found by reading; not run" if static else "each cell runs, and gives what was saved"
+    ran = len(files) - len(stages)
+    clean = "each cell runs, and gives what was saved" if ran and not static else "nothing found by reading; not run"
     bad = len({one["file"] for one in found})
     text = f"{_count(len(found), 'finding')} in {bad} of {_count(len(files), 'notebook')}"
     text = text if found else f"{_count(len(files), 'notebook')} checked: {clean}"

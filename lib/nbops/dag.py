@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import functools
 import json
 import os
 import re
@@ -48,6 +47,18 @@ class StageError(RuntimeError):
     """A stage failed. The message names the stage, the error and the notebook to open."""
 
 # %% ../../notebooks/lib/17_dag.ipynb #939abfb2
+def _place(error: Any) -> str:
+    """Where a cell failed: its number in the executed notebook, the line, and what stands there."""
+    number = getattr(error, "cell_index", None)
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*m", "", line) for part in getattr(error, "traceback", []) for line in part.splitlines()
+    ]
+    arrows = (re.match(r"-+> *(\d+)[ :]?(.*)", line) for line in lines)
+    arrow = next(filter(None, arrows), None)  # the first is in the cell, the others in what it calls
+    line = f", line {arrow[1]}: `{arrow[2].strip()[:100]}`" if arrow else ""
+    return "" if number is None else f" (cell {number + 1}{line})"
+
+# %% ../../notebooks/lib/17_dag.ipynb #de0402d5
 def explain(stage: str, error: BaseException, notebook: Path, execution: Execution | None = None) -> Exception:
     """The error of a stage as a person should see it.
 
@@ -65,15 +76,15 @@ def explain(stage: str, error: BaseException, notebook: Path, execution: Executi
     -------
     InputError or StageError
     """
-    name, text = type(error).__name__, str(error).strip()
+    name, text, place = type(error).__name__, str(error).strip(), ""
     cause: Any = error
     while cause is not None:
         if hasattr(cause, "ename"):
-            name, text = cause.ename, cause.evalue
+            name, text, place = cause.ename, cause.evalue, _place(cause)
         elif isinstance(cause, OSError) and name != "CellTimeoutError":
             name, text = "OSError", str(cause)
         cause = cause.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text).replace(f"/.{stage}.running/", "/failed/")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text).replace(f"/.{stage}.running/", f"/{stage}.failed/")
     text = execution.redactor.redact(text) if execution else text
     see = f" See {notebook}, then give the same command." if notebook.is_file() else " Then give the same command."
     if name == "InputError":
@@ -89,9 +100,16 @@ def explain(stage: str, error: BaseException, notebook: Path, execution: Executi
         text = f"a cell took more than {execution.limits.cell_timeout_minutes if execution else '?'} minutes (engine.cell_timeout_minutes)"
     if name == "StdinNotImplementedError":
         text = "a cell asks for input(), but nobody is there to answer; make it a parameter"
-    return StageError(f"stage {stage} failed: {name}: {text.splitlines()[0].rstrip('.') if text else ''}.{see}")
+    text = text.splitlines()[0].rstrip(".") if text else ""
+    see = (
+        f" See {notebook}, or look around at that cell: nbops debug {stage}. Correct it, then give the same command."
+        if place
+        else see
+    )
+    place = execution.redactor.redact(place) if execution else place
+    return StageError(f"stage {stage} failed: {name}: {text}{place}.{see}")
 
-# %% ../../notebooks/lib/17_dag.ipynb #dd40283c
+# %% ../../notebooks/lib/17_dag.ipynb #7bef461c
 @dataclasses.dataclass
 class Stage:
     """One task of the pipeline.
@@ -148,24 +166,55 @@ class Stage:
             return {"cells": [{"cell_type": "code", "source": str(self.task.source), "metadata": {}}]}
         return json.loads(self.file.read_bytes())
 
-# %% ../../notebooks/lib/17_dag.ipynb #56df39ac
-def _require_parameters(root: Path) -> None:
-    """Refuses a notebook without a parameters cell, before Ploomber writes one into it."""
-    bare = []
-    with contextlib.suppress(
-        OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError
-    ):  # Ploomber speaks of these
+# %% ../../notebooks/lib/17_dag.ipynb #1eb7d11f
+def _notebooks(root: Path) -> list[tuple[str, Path, dict[str, Any], dict[str, Any]]]:
+    """Name, file, content and params of each notebook that can be read; Ploomber speaks of the others."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         for task in yaml.safe_load((root / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]:
-            file = root / str(task["source"])
-            cells = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.suffix == ".ipynb" else []
-            if cells and not any("parameters" in cell["metadata"].get("tags", []) for cell in cells):
-                bare.append(str(task["source"]))
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                file = root / str(task["source"])
+                if file.suffix == ".ipynb":
+                    notebook = json.loads(file.read_text(encoding="utf-8"))
+                    notebook["tags"] = {tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])}
+                    found.append((str(task.get("name") or file.stem), file, notebook, dict(task.get("params") or {})))
+    return found
+
+
+def _check_notebooks(root: Path, env: dict[str, Any]) -> None:
+    """Refuses notebooks that cannot run, before Ploomber writes a parameters cell into one that has none."""
+    notebooks = _notebooks(root)
+    bare = [
+        str(file.relative_to(root)) for _, file, one, _ in notebooks if one["cells"] and "parameters" not in one["tags"]
+    ]
     if bare:
         raise InputError(
             f"{', '.join(bare)}: no cell is tagged `parameters`. Give the tag to the code cell that has them."
         )
+    for name, file, notebook, params in notebooks:
+        _check_syntax(name, file, notebook)
+        marks = {key: re.fullmatch(r"\{\{\s*(\w+)\s*\}\}", str(value)) for key, value in params.items()}
+        given = {
+            key: env.get(mark[1]) if mark else params[key] for key, mark in marks.items() if not mark or mark[1] in env
+        }
+        check_parameters(name, notebook, given)
 
-# %% ../../notebooks/lib/17_dag.ipynb #1eb7d11f
+
+def _check_syntax(name: str, file: Path, notebook: dict[str, Any]) -> None:
+    """Refuses a notebook with a cell that is no Python, before those above it take an hour."""
+    if notebook["metadata"].get("kernelspec", {}).get("language", "python") != "python":
+        return
+    for number, cell in enumerate(notebook["cells"], start=1):
+        if cell["cell_type"] != "code" or {"skip-execution", "raises-exception"} & {*cell["metadata"].get("tags", [])}:
+            continue
+        try:
+            cell_tree(plain_python("".join(cell["source"])))
+        except (SyntaxError, ValueError) as error:
+            where = f", line {error.lineno}: {(error.text or '').strip()}" if isinstance(error, SyntaxError) else ""
+            text = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise InputError(f"stage {name} cannot run: cell {number} of {file}: {text}{where}. Correct it.") from None
+
+# %% ../../notebooks/lib/17_dag.ipynb #30228f2e
 def load_stages(project: Project, env: dict[str, Any]) -> dict[str, Stage]:
     """Reads `pipeline.yaml`, by Ploomber's rules.
 
@@ -187,14 +236,15 @@ def load_stages(project: Project, env: dict[str, Any]) -> dict[str, Stage]:
     """
     with warnings.catch_warnings(), contextlib.chdir(project.root):
         warnings.simplefilter("ignore")
-        _require_parameters(project.root)
+        _check_notebooks(project.root, env)
         from ploomber.spec import DAGSpec
 
         try:
             dag = DAGSpec("pipeline.yaml", env=env).to_dag()
             dag.render(force=True, show_progress=False)
         except Exception as error:
-            raise InputError(f"pipeline.yaml cannot be used: {str(error).strip()}") from error
+            said = " ".join(str(one).strip() for one in (error, error.__cause__) if one)
+            raise InputError(f"pipeline.yaml cannot be used: {said}") from error
         return {name: _stage(project.root, name, dag[name]) for name in dag}
 
 
@@ -212,7 +262,7 @@ def _stage(root: Path, name: str, task: Any) -> Stage:
     is_notebook = hasattr(task.source, "nb_str_rendered") and Path(file or "").suffix == ".ipynb"
     return Stage(name, root, products, sorted(task.upstream), given, Path(str(file)) if is_notebook else None, task)
 
-# %% ../../notebooks/lib/17_dag.ipynb #588bcc63
+# %% ../../notebooks/lib/17_dag.ipynb #59af77f0
 def recall_stages(project: Project, env: dict[str, Any], digests: Digests) -> dict[str, Stage]:
     """The stages of `pipeline.yaml`, from memory if nothing changed.
 
@@ -262,7 +312,7 @@ def _sources(pipeline: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
         return []  # what is wrong with it is said by who loads it
 
-# %% ../../notebooks/lib/17_dag.ipynb #67e415cf
+# %% ../../notebooks/lib/17_dag.ipynb #c8ea5168
 def reasons(project: Project, stages: dict[str, Stage], name: str, digests: Digests) -> list[Change]:
     """Why a stage has to run; empty if it is up to date.
 
@@ -300,7 +350,7 @@ def _data(stage: Stage) -> dict[str, Path]:
     """The products that hold data, and not the executed notebook."""
     return {key: path for key, path in stage.products.items() if path != stage.notebook}
 
-# %% ../../notebooks/lib/17_dag.ipynb #ce115191
+# %% ../../notebooks/lib/17_dag.ipynb #016cf4c4
 def run_stage(
     project: Project, stages: dict[str, Stage], name: str, execution: Execution, digests: Digests, store: Path
 ) -> float:
@@ -331,7 +381,7 @@ def run_stage(
     staged = {key: path.parent / f".{name}.running" / path.name for key, path in stage.products.items()}
     failed = (stage.notebook or stage.record).with_name(f"{name}.failed.ipynb")
     failed.unlink(missing_ok=True)
-    shutil.rmtree(failed.parent / "failed", ignore_errors=True)
+    shutil.rmtree(failed.parent / f"{name}.failed", ignore_errors=True)
     for path in staged.values():
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
@@ -356,7 +406,7 @@ def run_stage(
             shutil.rmtree(path.parent, ignore_errors=True)
     return time.time() - start
 
-# %% ../../notebooks/lib/17_dag.ipynb #6f0ebfe9
+# %% ../../notebooks/lib/17_dag.ipynb #1cea74eb
 def _work(stage: Stage, staged: dict[str, Path], given: dict[str, str], execution: Execution) -> None:
     """Lets the stage do its work, on staged products."""
     if stage.notebook is None:
@@ -395,18 +445,20 @@ def _keep_failed(stage: Stage, staged: dict[str, Path], failed: Path) -> None:
     """Keeps what a failed run has written, under names that do not look finished: it may tell why."""
     for key, path in staged.items():
         if path.is_file():
-            target = failed if stage.products[key] == stage.notebook else failed.parent / "failed" / path.name
+            target = (
+                failed if stage.products[key] == stage.notebook else failed.parent / f"{stage.name}.failed" / path.name
+            )
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
 
-# %% ../../notebooks/lib/17_dag.ipynb #0fef2470
+# %% ../../notebooks/lib/17_dag.ipynb #a4db9868
 def _clean(project: Project, stages: dict[str, Stage], stage: Stage, execution: Execution, store: Path) -> Trace:
     """The trace of an execution, with what it read of other stages besides the products that it was given."""
     given = [file for one in stage.upstream for file in _data(stages[one]).values()]
     shared = {file.parent for one in stages.values() if one is not stage for file in one.products.values()}
     return clean_trace(execution.trace, project, store, [*stage.products.values(), stage.record, *given], shared)
 
-# %% ../../notebooks/lib/17_dag.ipynb #a25d031a
+# %% ../../notebooks/lib/17_dag.ipynb #7509b227
 UNSTEADY = "changed while the stage ran"
 
 
@@ -443,7 +495,7 @@ def _unsteady(
         ):
             yield leaf
 
-# %% ../../notebooks/lib/17_dag.ipynb #7509b227
+# %% ../../notebooks/lib/17_dag.ipynb #6f122c3e
 def _settle(
     stage: Stage, staged: dict[str, Path], inputs: dict[str, str], trace: Trace, digests: Digests, start: float
 ) -> None:
@@ -457,10 +509,11 @@ def _settle(
     stage.task.product.metadata.delete()
     for key, path in staged.items():
         os.replace(path, stage.products[key])
-    for extra in {one for path in staged.values() for one in path.parent.iterdir()}:
-        target = extra.parent.parent / extra.name
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(extra, target)
+    for folder in {path.parent for path in staged.values()}:
+        for extra in [one for one in folder.rglob("*") if not one.is_dir()]:  # what it wrote beside its products
+            target = folder.parent / extra.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(extra, target)
     stage.task.product.metadata.update(str(stage.task.source), stage.task.params.to_json_serializable(params_only=True))
     record = {
         "format": 1,
@@ -473,7 +526,7 @@ def _settle(
     }
     write_json(record, stage.record)
 
-# %% ../../notebooks/lib/17_dag.ipynb #e1f7edb8
+# %% ../../notebooks/lib/17_dag.ipynb #26b3b134
 @dataclasses.dataclass
 class Selection:
     """Which stages are looked at.
@@ -494,14 +547,16 @@ class Selection:
 
     def split(self, stages: dict[str, Stage]) -> tuple[set[str], set[str]]:
         """The stages to look at, and those of them that run in any case."""
-        for name in filter(None, (self.only, self.start)):
+        if self.only is not None and self.start is not None:
+            raise InputError("--only runs one stage, --from one and what follows; allowed is one of them.")
+        for name in (one for one in (self.only, self.start) if one is not None):
             if name not in stages:
                 raise InputError(
                     f"there is no stage {name!r}{nearest(name, list(stages))}; allowed: {', '.join(stages)}."
                 )
-        if self.only:
+        if self.only is not None:
             return {self.only}, {self.only}
-        if self.start:
+        if self.start is not None:
             after = {self.start}
             for name, stage in stages.items():
                 after |= {name} if after & set(stage.upstream) else set()
@@ -509,6 +564,13 @@ class Selection:
         return set(stages), set(stages) if self.force else set()
 
 # %% ../../notebooks/lib/17_dag.ipynb #d02b52d9
+def _require_upstream(stages: dict[str, Stage], name: str, wanted: set[str]) -> None:
+    """Refuses a stage that needs what was never made."""
+    missing = [one for one in stages[name].upstream if one not in wanted and not stages[one].record.is_file()]
+    if missing:
+        raise InputError(f"stage {name} needs {', '.join(missing)}, not made yet. Run the period first: nbops run")
+
+# %% ../../notebooks/lib/17_dag.ipynb #f7ab099e
 def _sweep(stages: dict[str, Stage], store: Path) -> None:
     """Removes what a run that was killed left unfinished."""
     folders = {path.parent for stage in stages.values() for path in stage.products.values()}
@@ -521,7 +583,7 @@ def _sweep(stages: dict[str, Stage], store: Path) -> None:
             if not (writer.isdigit() and os.path.exists(f"/proc/{writer}")):
                 file.unlink(missing_ok=True)
 
-# %% ../../notebooks/lib/17_dag.ipynb #f7ab099e
+# %% ../../notebooks/lib/17_dag.ipynb #cce0278e
 @dataclasses.dataclass
 class _Crew:
     """The stages at work."""
@@ -571,7 +633,7 @@ def cores() -> int:
 
     return joblib.cpu_count()
 
-# %% ../../notebooks/lib/17_dag.ipynb #cce0278e
+# %% ../../notebooks/lib/17_dag.ipynb #920e8cc1
 def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
     """Starts a stage, or notes that it is up to date; then gets a kernel ready for the first of those still to do."""
     why = reasons(crew.project, crew.stages, name, crew.digests)
@@ -607,25 +669,6 @@ def _collect(crew: _Crew) -> None:
             crew.tell({"event": "stage_failed", "stage": execution.name, "message": str(error)})
             raise
         crew.tell({"event": "stage_done", "stage": execution.name, "seconds": crew.done[execution.name]})
-
-# %% ../../notebooks/lib/17_dag.ipynb #920e8cc1
-def _check_syntax(stage: Stage) -> bool:
-    """Refuses a notebook with a cell that is no Python; gives True, to be remembered."""
-    source = stage.source()
-    if source["metadata"].get("kernelspec", {}).get("language", "python") != "python":
-        return True
-    for number, cell in enumerate(source["cells"], start=1):
-        if cell["cell_type"] != "code" or {"skip-execution", "raises-exception"} & {*cell["metadata"].get("tags", [])}:
-            continue
-        try:
-            cell_tree(plain_python("".join(cell["source"])))
-        except (SyntaxError, ValueError) as error:
-            where = f", line {error.lineno}: {(error.text or '').strip()}" if isinstance(error, SyntaxError) else ""
-            text = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise InputError(
-                f"stage {stage.name} cannot run: cell {number} of {stage.file}: {text}{where}. Correct it."
-            ) from None
-    return True
 
 # %% ../../notebooks/lib/17_dag.ipynb #ab88c20c
 def build(
@@ -666,8 +709,7 @@ def build(
         for name in wanted:
             if stages[name].notebook is not None:
                 check_parameters(name, stages[name].source(), stages[name].given, root=project.root)
-                file = stages[name].file or ""
-                digests.recall(f"syntax {file}", digests.of(file), functools.partial(_check_syntax, stages[name]))
+            _require_upstream(stages, name, wanted)
         _sweep(stages, store)
         tell({"event": "begin", "stages": [name for name in stages if name in wanted]})
         crew = _Crew(project, env, stages, digests, store, tell)
@@ -690,7 +732,7 @@ def debug_stage(project: Project, env: dict[str, Any], name: str) -> dict[str, s
     Returns
     -------
     dict
-        `connection` (file), `error` (empty if all cells ran), `notebook` (as far as it came).
+        `connection` (file), `error` (empty if all cells ran), `notebook` (as far as it came), `process` (number).
 
     Raises
     ------
@@ -703,16 +745,14 @@ def debug_stage(project: Project, env: dict[str, Any], name: str) -> dict[str, s
         stages = load_stages(project, env)
         Selection(only=name).split(stages)
         stage = stages[name]
-        missing = [one for one in stage.upstream if not stages[one].record.is_file()]
-        if missing:
-            raise InputError(f"stage {name} needs {', '.join(missing)}, not made yet. Run the period first: nbops run")
+        _require_upstream(stages, name, set())
         if stage.notebook is None:
             raise InputError(f"stage {name} is no notebook; only notebooks can be debugged. Choose another.")
         aside = {key: path.parent / f"{name}.debug" / path.name for key, path in stage.products.items()}
         for path in aside.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         notebook, _ = _rendered(stage, aside)
-        connection, error = run_until_error(notebook, project.root)
+        connection, error, process = run_until_error(notebook, project.root)
         kept = stage.notebook.parent / f"{name}.debug" / stage.notebook.name
         nbformat.write(notebook, kept)
-    return {"connection": str(connection), "error": error, "notebook": str(kept)}
+    return {"connection": str(connection), "error": error, "notebook": str(kept), "process": str(process)}

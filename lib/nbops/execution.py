@@ -490,7 +490,7 @@ def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
         _close_loop()
 
 # %% ../../notebooks/lib/16_execution.ipynb #30cf2e85
-def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str]:
+def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str, int]:
     """Executes a notebook and leaves its kernel alive.
 
     Parameters
@@ -502,21 +502,24 @@ def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str]:
 
     Returns
     -------
-    (Path, str)
-        The kernel's connection file, and the error, empty if every cell ran.
+    (Path, str, int)
+        The kernel's connection file, the error, empty if every cell ran, and the kernel's process number.
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.paths import jupyter_runtime_dir
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     file = Path(jupyter_runtime_dir()) / f"kernel-nbops-{os.getpid()}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     manager = AsyncKernelManager(kernel_name=notebook.metadata.kernelspec.name, connection_file=str(file))
     client = NotebookClient(notebook, km=manager, timeout=None, resources={"metadata": {"path": str(folder)}})
     client.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
+    error = ""
     try:
         client.execute(independent=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except CellExecutionError as error:
-        return file, f"{error.ename}: {error.evalue}"
-    return file, ""
+    except CellExecutionError as failed:
+        error = f"{failed.ename}: {failed.evalue}"
+    except DeadKernelError:
+        raise RuntimeError("the kernel itself died, so there is nothing to look at; nbops run says how") from None
+    return file, error, manager.provisioner.pid  # type: ignore[union-attr]

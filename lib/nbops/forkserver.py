@@ -141,7 +141,7 @@ def address(preload: tuple[str, ...] | None = None, env: dict[str, str] | None =
     """
     env = dict(os.environ) if env is None else env
     names = {name for name in env if name.startswith(_READ_ONCE)}
-    names -= {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+    names -= {"PYTHON", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
     groups = Path("/proc/self/cgroup").read_text() if os.path.exists("/proc/self/cgroup") else ""
     spaces = [
         os.stat(f"/proc/self/ns/{name}").st_ino for name in ("mnt", "net", "pid") if os.path.exists("/proc/self/ns")
@@ -830,6 +830,7 @@ def _status(server: _Server) -> dict[str, Any]:
     """What the server says of itself."""
     return {
         "server": os.getpid(),
+        "environment": sys.prefix,
         "started": server.started,
         "forks": server.forks,
         "children": sorted(server.children),
@@ -882,30 +883,38 @@ def _fork(server: _Server, request: dict[str, Any], streams: list[int], connecti
     return pid
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #c75c956c
-def servers(*, stop: bool = False) -> list[dict[str, Any]]:
-    """The servers of this user that run, and what they say.
+def servers(*, stop: bool = False, everywhere: bool = False) -> list[dict[str, Any]]:
+    """The servers of this Python environment that run, and what they say.
 
     Parameters
     ----------
     stop : bool
         Whether to tell them to end; those with living children end with the last of these.
+    everywhere : bool
+        Also those of the user's other environments.
 
     Returns
     -------
     list of dict
-        `server` (process id), `started`, `forks`, `children` (process ids), `modules`, `failed`, `threads`, `loops`.
+        `server` (process id), `environment`, `started`, `forks`, `children` (process ids), `modules`, `failed`, `threads`,
+        `loops`.
     """
     found = []
     for path in sorted(runtime_folder().glob("*.sock")):
-        connection = _open(path)
-        if connection is None:
-            continue
-        with connection:
-            _send(connection, {"kind": "stop" if stop else "status"})
-            with contextlib.suppress(EOFError, OSError):
-                answer = _Lines(connection).get(60)
-                found += [answer] if answer else []
+        answer = _word_of(path, "status")
+        if answer and (everywhere or answer.get("environment") == sys.prefix):
+            found.append((stop and _word_of(path, "stop")) or answer)
     return found
+
+
+def _word_of(path: Path, kind: str) -> dict[str, Any] | None:
+    """What the server at a socket says; None if there is none."""
+    connection = _open(path)
+    if connection is not None:
+        with connection, contextlib.suppress(EOFError, OSError):
+            _send(connection, {"kind": kind})
+            return _Lines(connection).get(60)
+    return None
 
 # %% ../../notebooks/lib/12_forkserver.ipynb #6562ae97
 def run_forked(entry: str, args: list[str], *, program: str, preload: tuple[str, ...] | None = None) -> int:

@@ -156,13 +156,16 @@ def notebook_digest(notebook: dict[str, Any], *, outputs: bool) -> str:
 
 # %% ../../notebooks/lib/14_inputs.ipynb #f47e9f1e
 def _strings(source: str) -> set[str]:
-    """The string constants in Python code."""
+    """The string constants in a cell; where it has magics or shell lines, all its words."""
     try:
-        with PARSING:
-            tree = ast.parse(source)
+        tree, words = parsed(source), set()
+        if tree is None:  # magics and shell lines become strings
+            tree = cell_tree(plain_python(source))
+            words = {word for line in source.splitlines() for word in re.split(r"[\s'\"|<>;()&=]+", line)}
     except (SyntaxError, ValueError, RecursionError):
         return set()
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return found | words
 
 
 def _digest_file(file: Path) -> dict[str, Any]:
@@ -271,7 +274,7 @@ class Digests:
 
     def save(self) -> None:
         """Writes what is remembered, if there is something new."""
-        if self.memory is not None and self.fresh:
+        if self.memory is not None and self.memory.parent.is_dir() and self.fresh:
             write_text(json.dumps(self.known), self.memory)
             self.fresh = False
 

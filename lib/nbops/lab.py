@@ -7,8 +7,10 @@ __all__ = ['newest_period', 'stage_values', 'StageContents']
 
 # %% ../../notebooks/lib/24_lab.ipynb #09a28c1d
 import ast
+import contextlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,40 +57,57 @@ def stage_values(file: str | Path, parameters: str) -> dict[str, Any] | None:
     file = Path(file).resolve()
     try:
         root = find_root(file.parent)
-    except InputError:
-        return None
-    if not (root / "pipeline.yaml").is_file():
-        return None
-    env = yaml.safe_load((root / "env.yaml").read_text(encoding="utf-8")) if (root / "env.yaml").is_file() else {}
-    env |= {"root": str(root), "period": newest_period(root, env)}
-    text = re.sub(
-        r"\{\{\s*(\w+)\s*\}\}",
-        lambda match: str(env.get(match[1], "")),
-        (root / "pipeline.yaml").read_text(encoding="utf-8"),
-    )
-    tasks = {task["name"]: task for task in yaml.safe_load(text)["tasks"]}
-    mine = next((task for task in tasks.values() if (root / task["source"]).resolve() == file), None)
-    if mine is None:
-        return None
-    names = next(
-        (
-            ast.literal_eval(line.partition("=")[2].strip())
-            for line in parameters.splitlines()
-            if line.startswith("upstream")
-        ),
-        None,
-    )
-    upstream = {name: _absolute(root, tasks[name]["product"]) for name in names or []}
-    by_hand = {key: path.replace("/products/", "/by_hand/") for key, path in _absolute(root, mine["product"]).items()}
+        env = yaml.safe_load((root / "env.yaml").read_text(encoding="utf-8")) if (root / "env.yaml").is_file() else {}
+        env = {**(env or {}), "root": str(root)}
+        env["period"] = newest_period(root, env)
+        text = (root / "pipeline.yaml").read_text(encoding="utf-8")
+        text = re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda match: str(env.get(match[1], "")), text)
+        tasks = {task.get("name", Path(task["source"]).stem): task for task in yaml.safe_load(text)["tasks"]}
+        mine = next((task for task in tasks.values() if (root / task["source"]).resolve() == file), None)
+        if mine is None:
+            return None
+        store = root / str(env.get("store", "store"))
+        upstream = {
+            name: _each(tasks[name]["product"], lambda path: str(root / path)) for name in _upstream(parameters)
+        }
+        product = _each(mine["product"], lambda path: _by_hand(root, store, root / path))
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, yaml.YAMLError):
+        return (
+            None  # whatever is wrong with the pipeline: the person sees the file as it is, `nbops run` says the reason
+        )
     values = {key: env.get(key, value) for key, value in (mine.get("params") or {}).items()}
-    return {"upstream": upstream or None, "product": by_hand, **values}
+    return {"upstream": upstream or None, "product": product, **values}
 
 
-def _absolute(root: Path, product: dict[str, str]) -> dict[str, str]:
-    """The paths of a product, from the root of the file system."""
-    return {key: str(root / path) for key, path in product.items()}
+def _upstream(parameters: str) -> list[str]:
+    """The names that a parameters cell gives to `upstream`."""
+    for node in ast.parse(parameters).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "upstream":
+            found = ast.literal_eval(node.value)
+            return [found] if isinstance(found, str) else list(found or [])
+    return []
+
+
+def _each(product: Any, change: Callable[[str], str]) -> Any:
+    """A task's product, one path or several by name, with every path changed."""
+    return {key: change(path) for key, path in product.items()} if isinstance(product, dict) else change(product)
+
+
+def _by_hand(root: Path, store: Path, path: Path) -> str:
+    """Where a product lands that a person makes: beside the real ones, never on them."""
+    for folder in (store / "products", store, root):
+        if path.is_relative_to(folder):
+            return str(store / "by_hand" / path.relative_to(folder))
+    return str(store / "by_hand" / path.name)
 
 # %% ../../notebooks/lib/24_lab.ipynb #b43c2f83
+def _make_folders(product: Any) -> None:
+    """Makes the folders of products that a person is going to write."""
+    for path in product.values() if isinstance(product, dict) else [product]:
+        with contextlib.suppress(OSError):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+# %% ../../notebooks/lib/24_lab.ipynb #2c014a97
 def _as_before(content: dict[str, Any], file: Path) -> dict[str, Any]:
     """The notebook with what the file says of kernel and language: JupyterLab puts its own words there."""
     try:
@@ -102,7 +121,7 @@ def _as_before(content: dict[str, Any], file: Path) -> dict[str, Any]:
             metadata |= {name: before[name]} if name in before else {}
     return {**content, "metadata": metadata}
 
-# %% ../../notebooks/lib/24_lab.ipynb #a6872175
+# %% ../../notebooks/lib/24_lab.ipynb #fe45ec35
 class StageContents(AsyncLargeFileManager):
     """Files as they are, except that an open stage shows the values of the newest run."""
 
@@ -121,6 +140,7 @@ class StageContents(AsyncLargeFileManager):
             place = next((i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])), None)
             values = None if place is None else stage_values(self._get_os_path(path.strip("/")), cells[place]["source"])
             if place is not None and values is not None:
+                _make_folders(values["product"])
                 lines = [f"{name} = {value!r}" for name, value in values.items()]
                 source = "\n".join(["# the values of the newest run; shown here, never saved", *lines])
                 tags = {"tags": ["injected-parameters"]}
@@ -129,15 +149,14 @@ class StageContents(AsyncLargeFileManager):
         return model
 
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
-        """Writes the file; of a notebook outside `store/` without injected cells and outputs."""
-        if model.get("type") == "notebook" and model.get("content") and not path.strip("/").startswith("store/"):
-            kept = [
-                cell
-                for cell in model["content"]["cells"]
-                if "injected-parameters" not in cell["metadata"].get("tags", [])
-            ]
-            for cell in kept:
-                if cell["cell_type"] == "code":
+        """Writes the file; of a stage without the injected cell, outputs and times."""
+        file = Path(self._get_os_path(path.strip("/")))
+        if model.get("type") == "notebook" and model.get("content"):
+            cells = [cell for cell in model["content"]["cells"] if cell.get("id") != "injected"]
+            model["content"]["cells"] = cells
+            if stage_values(file, "") is not None:
+                for cell in (one for one in cells if one["cell_type"] == "code"):
                     cell.update(outputs=[], execution_count=None)
-            model["content"] = _as_before(model["content"], Path(self._get_os_path(path.strip("/")))) | {"cells": kept}
+                    cell["metadata"].pop("execution", None)
+                model["content"] = _as_before(model["content"], file)
         return await super().save(model, path)

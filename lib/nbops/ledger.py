@@ -163,6 +163,8 @@ def records(store: str | Path, kind: str | None = None, *, subject: str | None =
         With the keys seq, time, actor, kind, subject, payload, prev_hash and hash.
     """
     query = "SELECT * FROM ledger WHERE (? IS NULL OR kind = ?) AND (? IS NULL OR subject = ?) ORDER BY seq"
+    if not (Path(store) / "nbops.db").exists():
+        return []
     with connect(store) as connection:
         rows = connection.execute(query, (kind, kind, subject, subject)).fetchall()
     return [{**dict(row), "payload": json.loads(row["payload"])} for row in rows]
