@@ -224,11 +224,11 @@ def test_too_many_bad_rows_stop_the_run_and_can_be_looked_at(tmp_path):
     code, output = run(folder)
     assert code == 2 and '10 of 60 rows (16.7%), most often "outcome is at most 1000"' in output
     products = folder / "store/products/all/20_validate"
-    quarantine = pd.read_parquet(products / "failed/quarantine.parquet")
+    quarantine = pd.read_parquet(products / "20_validate.failed/quarantine.parquet")
     assert list(quarantine["row"]) == list(range(10)) and json.loads(quarantine["record"][0])["number"] == "0"
     assert not (products / "20_validate.ipynb").exists() and not (products / "valid.json").exists()
     change(folder / "project.yaml", validation={"max_quarantined": 0.2})
-    assert run(folder)[0] == 0 and (products / "valid.json").exists() and not (products / "failed").exists()
+    assert run(folder)[0] == 0 and (products / "valid.json").exists() and not (products / "20_validate.failed").exists()
 
 
 # ---------------------------------------------------------------- a stage that is stopped
@@ -320,7 +320,8 @@ def test_a_failed_stage_names_its_notebook(waiting):
     kept = waiting / "store/products/2024-01/wait/wait.failed.ipynb"
     assert (
         code == 1
-        and f"nbops: stage wait failed: AssertionError: a reason. See {kept}" in output
+        and "nbops: stage wait failed: AssertionError: a reason (cell 5, line 1: `assert not " in output
+        and f". See {kept}, or look around at that cell: nbops debug wait. Correct it" in output
         and "Traceback" not in output
     )
     assert "a reason" in kept.read_text() and not kept.with_name("wait.ipynb").exists()

@@ -586,11 +586,14 @@ def test_a_failed_cell_keeps_the_old_products_and_its_own_notebook(project):
     build(project)
     was = digests(project)
     stage(project, "one", write("'half'"), "Path(product['text']).write_text('half')\nraise ValueError('a reason')")
-    with pytest.raises(dag.StageError, match=r"stage one failed: ValueError: a reason\. See .*one\.failed\.ipynb"):
+    with pytest.raises(
+        dag.StageError,
+        match=r"a reason \(cell 4, line 2: `raise .*`\)\. See .*one\.failed\.ipynb, .*: nbops debug one\.",
+    ):
         build(project)
     failed = project / "store/products/all/one/one.failed.ipynb"
     assert "a reason" in failed.read_text() and digests(project)[0]["text.txtone"] == was[0]["text.txtone"]
-    assert (failed.parent / "failed/text.txt").read_text() == "half" and not unfinished(project)
+    assert (failed.parent / "one.failed/text.txt").read_text() == "half" and not unfinished(project)
     assert reasons(project)["one"][0].startswith("code: ")
     stage(project, "one", write("'good'"))  # taken back: what is there is right
     assert ran(project) == [] and product(project, "one").read_text() == "good"
@@ -698,6 +701,33 @@ def test_many_runs_in_one_process_need_no_more_and_more(project):
     assert fds_then <= fds and threads_then <= threads and memory_then - memory < 20, seen
 
 
+def test_what_lies_beside_the_products_stays(project):
+    aside = (
+        "folder = Path(product['text']).parent / 'plots'\nfolder.mkdir(exist_ok=True)\n(folder / f'{name}.png').touch()"
+    )
+    tasks = [stage(project, name, write("1"), f"name = {name!r}\n{aside}") for name in ("one", "two")]
+    for name, task in zip(("one", "two"), tasks, strict=True):  # both write into one folder
+        task["product"] = {"nb": f"{{{{store}}}}/here/{name}.ipynb", "text": f"{{{{store}}}}/here/{name}.txt"}
+    pipeline(project, *tasks)
+    mine = project / "store/here/failed/mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert ran(project) == ["one", "two"] and ran(project, dag.Selection(force=True)) == ["one", "two"]
+    assert mine.read_text() == "mine"
+    assert sorted(file.name for file in (project / "store/here/plots").iterdir()) == ["one.png", "two.png"]
+
+
+def test_what_a_shell_cell_reads_counts(project):
+    for name in ("first.txt", "second.txt"):
+        (project / name).write_text("1")
+    pipeline(project, stage(project, "one", "%%bash\ncat first.txt", "found = !cat second.txt", write("found[0]")))
+    assert ran(project) == ["one"] and ran(project) == []
+    (project / "first.txt").write_text("2")
+    assert ran(project) == ["one"]
+    (project / "second.txt").write_text("2")
+    assert ran(project) == ["one"] and product(project, "one").read_text() == "2" and ran(project) == []
+
+
 # ---------------------------------------------------------------- without a head
 
 
@@ -747,7 +777,9 @@ def test_the_exit_code_says_how_it_ended(project, monkeypatch):
     code, out, said = command(project, "run", "--log-format", "json")
     failed = [json.loads(one) for one in said.splitlines() if one.startswith("{")][-1]
     assert code == 1 and failed["event"] == "stage_failed" and "ZeroDivisionError" in failed["message"]
-    assert said.splitlines()[-1].startswith("nbops: stage one failed: ZeroDivisionError: division by zero. See ")
+    assert said.splitlines()[-1].startswith(
+        "nbops: stage one failed: ZeroDivisionError: division by zero (cell 3, line 1: `1 / 0`). See "
+    )
     change(project / "project.yaml", key=[])
     pipeline(project, task | {"params": {"nothing": 1}})
     assert command(project, "run")[0] == 2
@@ -904,6 +936,37 @@ def refused(folder, code, message):
     assert said.count("nbops: ") == 1 and "-9" not in said
     assert not unfinished(folder) and not product(folder, "one").exists() and not processes(folder, "nbops-kernel")
     return said
+
+
+def test_ploombers_own_checks_do_not_come_first(project):
+    task = stage(project, "one", "x = (1", write("1"), parameters="seed = 1  # type: int a seed")
+    pipeline(project, task | {"static_analysis": "strict"})
+    assert len(refused(project, 2, "one.ipynb: '(' was never closed, line 1: x = (1. Correct it.").splitlines()) == 1
+    task = stage(project, "one", write("1"), parameters="seed = 1  # type: int a seed", params={"sede": 2})
+    pipeline(project, task | {"static_analysis": "strict"})
+    refused(project, 2, 'sede: no such parameter (did you mean "seed"?)')
+
+
+def test_stages_that_cannot_be_chosen(project):
+    one, two = stage(project, "one", write("1")), stage(project, "two", write("2"), upstream=["one"])
+    pipeline(project, one, two)
+    code, _, said = command(project, "run", "--period", "all", "--only", "two")
+    assert code == 2 and "stage two needs one, not made yet. Run the period first" in said
+    assert not (project / "store/products").exists()
+    assert command(project, "run")[0] == 0
+    assert "allowed is one of them" in command(project, "run", "--only", "two", "--from", "one")[2]
+    assert command(project, "run", "--only", "")[0] == 2
+
+
+def test_a_misspelt_name_in_env_yaml(project):
+    pipeline(project, stage(project, "one", write("1"), parameters="word = ''", params={"word": "{{word}}"}))
+    change(project / "env.yaml", wrod="x")
+    refused(project, 2, "'wrod' is used nowhere in pipeline.yaml (did you mean \"word\"?)")
+
+
+def test_looking_at_a_store_that_is_not_there_makes_none(project):
+    pipeline(project, stage(project, "one", write("1")))
+    assert command(project, "status", "--store", "elsewhere")[0] == 0 and not (project / "elsewhere").exists()
 
 
 def test_a_broken_pipeline_is_one_message(project):

@@ -664,13 +664,16 @@ def fork(entry="time:sleep", preload=SMALL, **more):
     return ForkedProcess(request, (0, 1, 2), preload=preload)
 
 
-def test_servers_are_shown_and_stopped(own_runtime):
+def test_servers_are_shown_and_stopped(own_runtime, monkeypatch):
     child = fork("signal:pause")
     done = CliRunner().invoke(cli.main, ["engine", "status", "--json"])
     (one,) = json.loads(done.stdout)["servers"]
     assert done.exit_code == 0 and one["children"] == [child.pid] and one["threads"] == 1 and one["forks"] == 1
     text = CliRunner().invoke(cli.main, ["engine", "status"]).output
-    assert f"process {one['server']}: " in text and "1 forks, 1 alive" in text
+    assert f"process {one['server']}: " in text and f"1 forks, at work: process {child.pid}" in text
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "prefix", "/another/environment")
+        assert forkserver.servers() == [] and len(forkserver.servers(everywhere=True)) == 1
     stopped = CliRunner().invoke(cli.main, ["engine", "stop"])
     assert stopped.exit_code == 0 and "1 server told to end" in stopped.output
     assert not gone(child.pid) and forkserver.servers() == []  # the child may finish
@@ -678,6 +681,10 @@ def test_servers_are_shown_and_stopped(own_runtime):
     assert child.wait(10) == -signal.SIGTERM
     until(lambda: gone(one["server"]))
     assert [file.name for file in own_runtime.iterdir()] == ["lock"]
+
+
+def test_make_and_a_terminal_use_the_same_server():
+    assert forkserver.address(env=os.environ | {"PYTHON": ""}) == forkserver.address(env=dict(os.environ))
 
 
 def test_sigterm_retires_a_server_and_its_children_finish(own_runtime):
