@@ -775,11 +775,14 @@ def test_the_exit_code_says_how_it_ended(project, monkeypatch):
         assert command(project, "run")[0] == 3
     stage(project, "one", "1 / 0")
     code, out, said = command(project, "run", "--log-format", "json")
-    failed = [json.loads(one) for one in said.splitlines() if one.startswith("{")][-1]
+    failed, error = events(said)[-2:]
     assert code == 1 and failed["event"] == "stage_failed" and "ZeroDivisionError" in failed["message"]
-    assert said.splitlines()[-1].startswith(
-        "nbops: stage one failed: ZeroDivisionError: division by zero (cell 3, line 1: `1 / 0`). See "
+    assert (error["event"], error["exit_code"]) == ("error", 1)
+    assert error["message"].startswith(
+        "stage one failed: ZeroDivisionError: division by zero (cell 3, line 1: `1 / 0`). See "
     )
+    code, out, said = command(project, "run", "--json")
+    assert code == 1 and json.loads(out)["exit_code"] == 1 and said.startswith("nbops: stage one failed")
     change(project / "project.yaml", key=[])
     pipeline(project, task | {"params": {"nothing": 1}})
     assert command(project, "run")[0] == 2

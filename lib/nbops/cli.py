@@ -51,7 +51,12 @@ class Commands(click.Group):
                 if error.errno == errno.ENOSPC
                 else f"{error}. Is the store a folder that can be written? --store names another.",
             )
-        click.echo(f"nbops: {text}", err=True)
+        if context.meta.get("as_json"):
+            click.echo(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
+        line = {"time": _now("milliseconds"), "event": "error", "message": text, "exit_code": code}
+        click.echo(
+            json.dumps(line, ensure_ascii=False) if context.meta.get("log") == "json" else f"nbops: {text}", err=True
+        )
         sys.exit(code)
 
 # %% ../../notebooks/lib/30_cli.ipynb #9a1326ec
@@ -202,19 +207,31 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
     click.echo(json.dumps(result, ensure_ascii=False) if as_json else result["summary"])
 
 # %% ../../notebooks/lib/30_cli.ipynb #f6fff1ee
+def _noted(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keeps an option's value where the command group finds it when something goes wrong."""
+    context.meta[str(parameter.name)] = value
+    return value
+
+
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every command has."""
     command = click.option(
         "--store", metavar="DIR", help="Folder for everything a run produces (default: as env.yaml says)."
     )(command)
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(command)
+    told = "Print one JSON document and nothing else."
+    return click.option("--json", "as_json", is_flag=True, callback=_noted, help=told)(command)
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of commands that run stages."""
     for option in (
         click.option(
-            "--log-format", "log", type=click.Choice(["text", "json"]), default="text", help="Of the log, on stderr."
+            "--log-format",
+            "log",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            callback=_noted,
+            help="Of the log, on stderr.",
         ),
         click.option("--force", is_flag=True, help="Run all stages, up to date or not."),
     ):
