@@ -731,7 +731,7 @@ def test_a_stage_is_only_read(tmp_path):
     path = saved(tmp_path, STAGE, "open(product['text'])")
     assert command(path) == (
         0,
-        "1 notebook checked: each cell runs, and gives what was saved (1 stage only read: the engine runs stages)\n",
+        "1 notebook checked: nothing found by reading; not run (1 stage only read: the engine runs stages)\n",
     )
     path = saved(tmp_path, STAGE, INJECTED, "print(perod)")
     code, text = command(path)

@@ -243,13 +243,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--period", metavar="PERIOD", help="The period to run (default: the next one; with --from or --only the newest)."
 )
-@click.option(
-    "--from",
-    "start",
-    metavar="STAGE",
-    help="Run this stage and all that need it; those before it are taken as they are.",
-)
-@click.option("--only", metavar="STAGE", help="Run this stage alone; the others are taken as they are.")
+@click.option("--from", "start", metavar="STAGE", help="Run it and all that need it; the others are as they are.")
+@click.option("--only", metavar="STAGE", help="Run it alone; the others are as they are.")
 @_run_options
 def run(
     period: str | None, start: str | None, only: str | None, store: str | None, as_json: bool, log: str, force: bool
