@@ -1,13 +1,16 @@
 """Forked kernels: nothing tells them from fresh ones, they end with those who asked for them, and their server looks after itself."""
 
+import array
 import asyncio
 import contextlib
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -681,6 +684,17 @@ def test_servers_are_shown_and_stopped(own_runtime, monkeypatch):
     assert child.wait(10) == -signal.SIGTERM
     until(lambda: gone(one["server"]))
     assert [file.name for file in own_runtime.iterdir()] == ["lock"]
+
+
+def test_who_is_killed_while_asking_leaves_no_open_file(own_runtime):
+    reading, writing = os.pipe()
+    for part in (2, 4, 20):  # of the length, after it, of the request
+        with forkserver.connect(SMALL) as connection:
+            files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [writing]))]
+            connection.sendmsg([(struct.pack("!I", 100) + b"{" * 50)[:part]], files)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert select.select([pipe], [], [], 10)[0] and pipe.read() == b""
 
 
 def test_make_and_a_terminal_use_the_same_server():

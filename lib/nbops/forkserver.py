@@ -208,8 +208,13 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     for level, kind, data in extra:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             streams.frombytes(data[: len(data) - len(data) % streams.itemsize])
-    head += _exactly(connection, 4 - len(head))
-    return json.loads(_exactly(connection, struct.unpack("!I", head)[0])), list(streams)
+    try:
+        head += _exactly(connection, 4 - len(head))
+        return json.loads(_exactly(connection, struct.unpack("!I", head)[0])), list(streams)
+    except BaseException:  # whoever asked was killed while asking; nobody must wait for the end of these files
+        for stream in streams:
+            os.close(stream)
+        raise
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
