@@ -380,7 +380,8 @@ def test_a_full_disk_is_said_and_after_freeing_space_the_run_goes_on(tmp_path, s
     assert code == 1 and "the disk is full" in output and "Free some space, then give the same command" in output
     assert not half_written(disk) and not list(disk.rglob("10_ingest.ipynb"))
     (disk / "filler").unlink()
-    assert run(project, "--store", str(disk / "store"))[0] == 0
+    code, output = run(project, "--store", str(disk / "store"))
+    assert code == 0, output
 
 
 def test_a_read_only_disk_is_said(project, small_disk):

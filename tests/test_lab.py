@@ -88,7 +88,7 @@ def test_run_all_runs_on_the_last_inputs_and_writes_nothing_into_the_notebook(pr
         page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
         page.wait_for_selector(".jp-OutputArea-output:has-text('rows to score')", timeout=60_000)  # of the last cell
         page.wait_for_function("!document.querySelector('.jp-NotebookPanel').innerText.includes('[*]')")
-        assert page.locator(".jp-NotebookPanel .js-plotly-plot").count() > 0
+        page.wait_for_selector(".jp-NotebookPanel .js-plotly-plot", timeout=60_000)
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         page.keyboard.press("Control+S")
         page.wait_for_timeout(2000)

@@ -474,12 +474,19 @@ def start() -> None:
         preload = forkserver.preload_of(os.getcwd())
         try:
             if sys.platform == "linux" and not forkserver.address(preload).exists():
-                click.echo("nbops: starting the kernel server (once; about ten seconds)", err=True)
+                _tell("starting the kernel server (once; about ten seconds)")
             sys.exit(forkserver.run_forked("nbops.cli:main", sys.argv[1:], program=sys.argv[0], preload=preload))
         except (forkserver.ForkserverError, OSError) as error:
-            click.echo(f"nbops: this takes longer, because nothing could be imported ahead: {error}", err=True)
+            _tell(f"this takes longer, because nothing could be imported ahead: {error}")
             os.environ["NBOPS_KERNELS"] = "stock"  # so that not every stage says it again
     main()
+
+
+def _tell(text: str) -> None:
+    """A line before the command line is read, in the format that it asks for."""
+    as_json = "json" in [one.removeprefix("--log-format=") for one in sys.argv if one != "--json"]
+    line = {"time": _now("milliseconds"), "event": "note", "message": text}
+    click.echo(json.dumps(line, ensure_ascii=False) if as_json else f"nbops: {text}", err=True)
 
 # %% ../../notebooks/lib/30_cli.ipynb #7e4c45ac
 def _verdict(files: tuple[str, ...], found: list[dict[str, Any]], stages: list[str], static: bool) -> str:

@@ -486,8 +486,8 @@ def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:
     try:
         papermill.execute_notebook(notebook, str(output), engine_name=name, progress_bar=False, log_output=False)
     finally:
-        _redact_file(output, execution.redactor)
         _close_loop()
+        _redact_file(output, execution.redactor)
 
 # %% ../../notebooks/lib/16_execution.ipynb #30cf2e85
 def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str, int]:
