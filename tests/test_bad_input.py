@@ -65,7 +65,7 @@ MISTAKES = {
     "empty file": (put("rows.csv", ""), "rows.csv"),
     "header only": (put("rows.csv", "number,when,outcome\n"), "has no rows"),
     "not a table": (put("rows.csv", bytes(range(256)) * 40), "rows.csv cannot be read"),
-    "not utf-8": (put("rows.csv", "number,when,größe\n1,2024-01-01,2\n".encode("latin1")), "not utf-8"),
+    "not utf-8": (put("rows.csv", "number,when,größe\n1,2024-01-01,2\n".encode("latin1")), "not UTF-8"),
     "ragged": (lambda folder: put("rows.csv", (folder / "rows.csv").read_text() + "1,2,3\n" * 3)(folder), "rows.csv"),
     "broken gzip": (source("rows.csv.gz"), "rows.csv.gz cannot be read"),
     "broken zip": (source("rows.zip"), "rows.zip"),

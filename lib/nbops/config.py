@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'InputError', 'nearest', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source',
            'Time', 'Target', 'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine',
-           'note_read', 'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
+           'note_read', 'Project', 'find_root', 'parse_yaml', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/00_config.ipynb #7b4033b5
 import difflib
@@ -347,6 +347,25 @@ def find_root(start: str | Path = ".") -> Path:
     )
 
 # %% ../../notebooks/lib/00_config.ipynb #95db7793
+def parse_yaml(text: str | bytes) -> Any:
+    """What a YAML text says, read safely: plain values only.
+
+    Parameters
+    ----------
+    text : str or bytes
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is no YAML, or holds anything but plain values.
+    """
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the same in C, ten times as fast
+
+# %% ../../notebooks/lib/00_config.ipynb #118782b7
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -376,7 +395,7 @@ def load_project(root: str | Path = ".") -> Project:
 def _parse_project(file: Path) -> Project:
     """The project in a file."""
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = parse_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -414,7 +433,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/00_config.ipynb #0e397fab
+# %% ../../notebooks/lib/00_config.ipynb #0cf5fe5d
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -440,7 +459,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/00_config.ipynb #0cf5fe5d
+# %% ../../notebooks/lib/00_config.ipynb #8a493de2
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .config import ALL, InputError, Project, nearest
+from .config import ALL, InputError, Project, nearest, parse_yaml
 from .ledger import digest
 from .sources import Piece, Snapshot, Table, write_pieces
 
@@ -50,7 +50,7 @@ def load_contract(root: str | Path) -> "OpenDataContractStandard":
             f"{file} is missing; every project has a data contract. Write one (ODCS v3), at least `schema` with table names."
         )
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = parse_yaml(file.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise InputError(
                 f"{file} holds {type(raw).__name__}; allowed: a data contract (ODCS v3), first of all `apiVersion:`."

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from .config import InputError, Project, load_project, nearest
+from .config import InputError, Project, load_project, nearest, parse_yaml
 from .execution import Execution, Worker, run_notebook, run_until_error
 from nbops.inputs import (
     PARSING,
@@ -171,7 +171,7 @@ def _notebooks(root: Path) -> list[tuple[str, Path, dict[str, Any], dict[str, An
     """Name, file, content and params of each notebook that can be read; Ploomber speaks of the others."""
     found = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        for task in yaml.safe_load((root / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]:
+        for task in parse_yaml((root / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 file = root / str(task["source"])
                 if file.suffix == ".ipynb":
@@ -308,7 +308,7 @@ def recall_stages(project: Project, env: dict[str, Any], digests: Digests) -> di
 def _sources(pipeline: Path) -> list[str]:
     """The source files that a pipeline names."""
     try:
-        return [str(task["source"]) for task in yaml.safe_load(pipeline.read_text(encoding="utf-8"))["tasks"]]
+        return [str(task["source"]) for task in parse_yaml(pipeline.read_text(encoding="utf-8"))["tasks"]]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
         return []  # what is wrong with it is said by who loads it
 
@@ -424,7 +424,11 @@ def _work(stage: Stage, staged: dict[str, Path], given: dict[str, str], executio
         run_notebook(notebook, staged[key], execution)
     finally:
         if staged[key].is_file():
-            text = staged[key].read_text(encoding="utf-8").replace(json.dumps(last)[1:-1], "")
+            written = json.loads(staged[key].read_bytes())
+            for cell in written["cells"]:
+                cell["source"] = "".join(cell["source"]).removesuffix(last).splitlines(keepends=True)
+            text = json.dumps(written, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            text = text.replace(json.dumps(last, ensure_ascii=False)[1:-1], "")  # in what the kernel was given, too
             staged[key].write_text(text.replace(f"/.{stage.name}.running/", "/"), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from . import registry
-from .config import ALL, InputError, Project, nearest, period_range
+from .config import ALL, InputError, Project, nearest, parse_yaml, period_range
 from .contracts import load_contract
 from .dag import Selection, StageError, build, debug_stage, reasons, recall_stages
 from .features import find_builder
@@ -82,7 +82,7 @@ def check_project(project: Project) -> None:
             raise InputError(f"training.families: {family!r} is not known{allowed}. Correct project.yaml.")
     file = project.root / "pipeline.yaml"
     try:
-        tasks = yaml.safe_load(file.read_text(encoding="utf-8"))["tasks"]
+        tasks = parse_yaml(file.read_text(encoding="utf-8"))["tasks"]
         sources = [project.root / task["source"] for task in tasks]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
         raise InputError(

@@ -10,6 +10,7 @@ __all__ = ['PARSING', 'AUTOMAGIC', 'LISTING', 'TRACE', 'READ', 'SYSTEM', 'PATTER
 # %% ../../notebooks/lib/14_inputs.ipynb #ea646ddb
 import ast
 import contextlib
+import functools
 import glob
 import hashlib
 import importlib.metadata
@@ -31,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from .config import Project
+from .config import Project, parse_yaml
 from .sources import write_text
 
 # %% ../../notebooks/lib/14_inputs.ipynb #a3ba490f
@@ -178,7 +179,7 @@ def _digest_file(file: Path) -> dict[str, Any]:
             names = {one for one in _strings(text) if len(one) < 200 and re.search(r"\w[./]\w|\*\.", one)}
             return {"digest": code_digest(text), "imports": sorted(imported(text)), "names": sorted(names)}
         if file.suffix in (".yaml", ".yml"):
-            return {"digest": _short(repr(yaml.safe_load(file.read_bytes())).encode())}
+            return {"digest": _short(repr(parse_yaml(file.read_bytes())).encode())}
         if file.suffix == ".ipynb":
             return {"digest": notebook_digest(json.loads(file.read_bytes()), outputs=True)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
@@ -407,8 +408,14 @@ def _installed() -> list[Path]:
 
 def _developed() -> list[Path]:
     """Folders on `sys.path` that are not part of the installation."""
-    folders = [Path(one).resolve() for one in sys.path if one and Path(one).is_dir()]
-    return [one for one in folders if not any(one.is_relative_to(place) for place in _installed())]
+    return _outside(tuple(one for one in sys.path if one and os.path.isdir(one)))
+
+
+@functools.lru_cache(maxsize=8)
+def _outside(folders: tuple[str, ...]) -> list[Path]:
+    """The folders that are not part of the installation; asked for each module of each stage."""
+    found = [Path(one).resolve() for one in folders]
+    return [one for one in found if not any(one.is_relative_to(place) for place in _installed())]
 
 # %% ../../notebooks/lib/14_inputs.ipynb #89e54d5f
 def clean_trace(
@@ -469,22 +476,23 @@ def package_versions(names: Iterable[str], digests: Digests) -> dict[str, str]:
     """
     mark = [[one, os.stat(one).st_mtime_ns] for one in sys.path if os.path.isdir(one)]
     versions = digests.recall("package versions", mark, dict)
-    for name in sorted({*names} - set(sys.stdlib_module_names) - set(versions)):
-        versions[name], digests.fresh = _version(name), True
+    unknown = {*names} - set(sys.stdlib_module_names) - set(versions)
+    if unknown:
+        versions |= _versions(unknown)
+        digests.fresh = True
     return {name: versions[name] for name in names if versions.get(name)}
 
 
-def _version(name: str) -> str:
-    """The version of the package behind a top-level name, or nothing."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        if not _DISTRIBUTIONS:
-            _DISTRIBUTIONS.update(importlib.metadata.packages_distributions())
-        return ", ".join(sorted({importlib.metadata.version(one) for one in _DISTRIBUTIONS.get(name, [])}))
-
-
-_DISTRIBUTIONS: dict[str, list[str]] = {}
+def _versions(names: set[str]) -> dict[str, str]:
+    """For each top-level name the version of the package that brought it, or nothing."""
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for package in importlib.metadata.distributions():  # packages_distributions() reads all names: thirty times as slow
+        listed = (package.read_text("top_level.txt") or "").split()
+        record = "" if listed else "\n" + (package.read_text("RECORD") or "")
+        for name in names:
+            if name in listed or f"\n{name}/" in record or f"\n{name}.py," in record:
+                found[name].add(package.version)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 # %% ../../notebooks/lib/14_inputs.ipynb #0a7751fc
 def packages_changed() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
-from .config import InputError, find_root
+from .config import InputError, find_root, parse_yaml
 
 # %% ../../notebooks/lib/24_lab.ipynb #d93a936f
 def newest_period(root: Path, env: dict[str, Any]) -> str:
@@ -57,12 +57,12 @@ def stage_values(file: str | Path, parameters: str) -> dict[str, Any] | None:
     file = Path(file).resolve()
     try:
         root = find_root(file.parent)
-        env = yaml.safe_load((root / "env.yaml").read_text(encoding="utf-8")) if (root / "env.yaml").is_file() else {}
+        env = parse_yaml((root / "env.yaml").read_text(encoding="utf-8")) if (root / "env.yaml").is_file() else {}
         env = {**(env or {}), "root": str(root)}
         env["period"] = newest_period(root, env)
         text = (root / "pipeline.yaml").read_text(encoding="utf-8")
         text = re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda match: str(env.get(match[1], "")), text)
-        tasks = {task.get("name", Path(task["source"]).stem): task for task in yaml.safe_load(text)["tasks"]}
+        tasks = {task.get("name", Path(task["source"]).stem): task for task in parse_yaml(text)["tasks"]}
         mine = next((task for task in tasks.values() if (root / task["source"]).resolve() == file), None)
         if mine is None:
             return None

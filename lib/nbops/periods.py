@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .config import ALL, InputError, Project, as_of, period_bounds, period_of
+from .config import ALL, InputError, Project, as_of, parse_yaml, period_bounds, period_of
 from .inputs import Digests
 from .ledger import records, report_folder
 from .sources import coverage, locate
@@ -37,7 +37,7 @@ def read_env(project: Project, store: str | None = None) -> dict[str, Any]:
     """
     file = project.root / "env.yaml"
     try:
-        env = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        env = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(env or {}, dict) or not isinstance((env or {}).get("store", ""), str):

@@ -7,7 +7,11 @@ __all__ = ['write_complete', 'write_table', 'write_text', 'write_json', 'locate'
            'write_pieces', 'coverage', 'take_snapshot']
 
 # %% ../../notebooks/lib/02_sources.ipynb #f6046003
+import bz2
+import csv
+import functools
 import glob
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -194,14 +198,51 @@ def _drain(packed: IO[bytes], file: Path) -> None:
     with open(file, "wb") as unpacked:
         shutil.copyfileobj(packed, unpacked, 1 << 20)
 
+# %% ../../notebooks/lib/02_sources.ipynb #1f1d86b9
+def _first_line(file: Path) -> str:
+    """The header of a text file: its first line, also where a quoted name has a line break in it."""
+    unpack: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+    text = ""
+    with unpack.get(file.suffix.lower(), _open_plain)(file) as stream:
+        while line := stream.readline(1 << 20):
+            text += line.decode("utf-8-sig" if not text else "utf-8")
+            if text.count('"') % 2 == 0 or len(text) > 1 << 20:
+                break
+    return text.rstrip("\r\n")
 
-def _require_columns(source: Source, columns: list[str]) -> None:
-    """Refuses a text file that DuckDB took for one column, because its lines differ in length."""
-    if len(columns) == 1 and any(mark in columns[0] for mark in ",;\t|"):
-        raise InputError(
-            f"{source.path} cannot be read: its lines do not all have the columns of the header ({columns[0]}). "
-            "Repair the lines that are too short or too long."
-        )
+
+def _open_plain(file: Path) -> IO[bytes]:
+    """An uncompressed file, or what is in a .zst file."""
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(file, "zstd") if file.suffix.lower() == ".zst" else open(file, "rb")
+
+
+def _header(file: Path) -> tuple[str, list[str]]:
+    """The mark that separates the columns of a text file, and their names: its first line says both."""
+    line = _first_line(file)
+    outside = re.sub(r'"[^"]*"', "", line)
+    if "\0" in line:
+        raise csv.Error("its first line holds a zero byte")
+    mark = max(",;\t|", key=outside.count)
+    return mark, next(csv.reader([line], delimiter=mark), [])
+
+
+def _parsed(source: Source, files: list[Path]) -> dict[tuple[str, ...], list[str]]:
+    """Text files by what their first lines say: separator and column names; most sources have one group."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for file in files:
+        try:
+            mark, names = _header(file)
+        except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
+            raise InputError(f"{source.path} cannot be read: {file.name} is no text in UTF-8 ({error}).") from None
+        if not names:
+            raise InputError(f"{source.path} cannot be read: {file.name} is empty. Give a file with a header line.")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise InputError(f"{source.path}: column {twice[0]!r} stands twice in the first line. Rename one of them.")
+        groups.setdefault((mark, *names), []).append(str(file))
+    return groups
 
 
 def _reason(error: Exception) -> str:
@@ -209,7 +250,51 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines() if line.strip()]
     return " ".join(lines)[:400]
 
-# %% ../../notebooks/lib/02_sources.ipynb #218fb7a4
+# %% ../../notebooks/lib/02_sources.ipynb #e82826ce
+def _read_text(
+    connection: "duckdb.DuckDBPyConnection", source: Source, files: list[Path], types: dict[str, str] | None
+) -> "duckdb.DuckDBPyRelation":
+    """Text files as one relation: declared columns in their types, others by all their values (None: as text)."""
+    parts = []
+    for (mark, *names), group in _parsed(source, files).items():
+        _require_columns(source, names, types or {})
+        kinds = {name: (types or {}).get(name, "VARCHAR") for name in names}
+        how = "columns = $kinds, auto_detect = false"
+        given: dict[str, Any] = {"kinds": kinds}
+        if types is not None and not all(name in types for name in names):
+            kinds = {name: types[name] for name in names if name in types}
+            how = "types = $kinds, sample_size = -1" if kinds else "sample_size = -1"
+            given = {"kinds": kinds} if kinds else {}
+        query = (
+            f"SELECT * FROM read_csv($files, {how}, delim = $mark, quote = '\"', escape = '\"', header = true, "
+            "nullstr = $missing)"
+        )
+        given |= {"files": group, "mark": mark, "missing": source.missing}
+        parts.append(connection.sql(query, params=given))
+    together = list(dict.fromkeys(name for part in parts for name in part.columns))
+    whole = [part.project(*(_column(name, part.columns) for name in together)) for part in parts]
+    return functools.reduce(lambda one, other: one.union(other), whole) if len(parts) > 1 else parts[0]
+
+
+def _column(name: str, present: list[str]) -> str:
+    """A column in SQL; one that is not there is empty."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    return quoted if name in present else f"NULL AS {quoted}"
+
+
+def _require_columns(source: Source, present: list[str], types: dict[str, str]) -> None:
+    """Refuses a table without a declared column, or with a name that is ours."""
+    taken = [name for name in present if name in ("_id", "_time", "_period", "_label")]
+    if taken:
+        raise InputError(f"{source.path}: column {taken[0]!r} has a name that nbops uses itself. Rename it.")
+    absent = [name for name in types if name not in present]
+    if absent:
+        raise InputError(
+            f"{source.path}: column {absent[0]!r} is missing{nearest(absent[0], present)}; the file has {', '.join(present)}. "
+            "Repair the file, or correct contract.yaml."
+        )
+
+# %% ../../notebooks/lib/02_sources.ipynb #cd0f612b
 def read_source(
     connection: "duckdb.DuckDBPyConnection", source: Source, *, root: str | Path, types: dict[str, str] | None = None
 ) -> "duckdb.DuckDBPyRelation":
@@ -245,33 +330,17 @@ def read_source(
         elif kind in ("json", "jsonl", "ndjson"):
             relation = connection.read_json(names)
         elif kind in ("csv", "tsv", "txt"):
-            relation = connection.read_csv(names, na_values=source.missing, header=True, all_varchar=True)
-            _require_columns(source, relation.columns)
-            known = {name: kind for name, kind in (types or {}).items() if name in relation.columns}
-            if types is not None:  # all rows decide about columns that the contract leaves out
-                rows = 20480 if len(known) == len(relation.columns) else -1
-                relation = connection.read_csv(
-                    names, na_values=source.missing, header=True, dtype=known, sample_size=rows
-                )
+            relation = _read_text(connection, source, files, types)
         else:
             raise InputError(
                 f"{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl, also .gz and .zip."
             )
     except duckdb.Error as error:
         raise InputError(f"{source.path} cannot be read: {_reason(error)}") from None
-    taken = [name for name in relation.columns if name in ("_id", "_time", "_period", "_label")]
-    if taken:
-        raise InputError(f"{source.path}: column {taken[0]!r} has a name that nbops uses itself. Rename it.")
-    absent = [name for name in types or {} if name not in relation.columns]
-    if absent:
-        hint = nearest(absent[0], relation.columns)
-        raise InputError(
-            f"{source.path}: column {absent[0]!r} is missing{hint}; the file has {', '.join(relation.columns)}. "
-            "Repair the file, or correct contract.yaml."
-        )
+    _require_columns(source, relation.columns, types or {})
     return relation
 
-# %% ../../notebooks/lib/02_sources.ipynb #ac6d2f59
+# %% ../../notebooks/lib/02_sources.ipynb #27909f9f
 class Piece(BaseModel):
     """One Parquet file of a snapshot: the rows of one table in one period."""
 
@@ -282,7 +351,7 @@ class Piece(BaseModel):
     sha256: str
     rows: int
 
-# %% ../../notebooks/lib/02_sources.ipynb #c52b7511
+# %% ../../notebooks/lib/02_sources.ipynb #fbdb041b
 class Table(BaseModel):
     """One table of a snapshot: its columns with their types, and its pieces in time order."""
 
@@ -296,7 +365,7 @@ class Table(BaseModel):
         """How many rows the table has."""
         return sum(piece.rows for piece in self.pieces)
 
-# %% ../../notebooks/lib/02_sources.ipynb #6187dd1f
+# %% ../../notebooks/lib/02_sources.ipynb #483e4a87
 class Snapshot(BaseModel):
     """The manifest of a snapshot: every table as it was known at the end of a period."""
 
@@ -312,7 +381,7 @@ class Snapshot(BaseModel):
         """The Parquet files of one table, as full paths."""
         return [str(Path(store) / piece.file) for piece in self.tables[table].pieces]
 
-# %% ../../notebooks/lib/02_sources.ipynb #483e4a87
+# %% ../../notebooks/lib/02_sources.ipynb #a3281df8
 def _with_time(
     connection: "duckdb.DuckDBPyConnection", relation: "duckdb.DuckDBPyRelation", source: Source, project: Project
 ) -> "duckdb.DuckDBPyRelation":
@@ -348,7 +417,7 @@ def _with_time(
         f"*, coalesce({label[project.time.period]}, '') AS _period"
     )
 
-# %% ../../notebooks/lib/02_sources.ipynb #fd922ced
+# %% ../../notebooks/lib/02_sources.ipynb #fced3d2f
 def write_pieces(data: Any, store: Path) -> list[Piece]:
     """Writes the rows of each period as a Parquet file named by its content.
 
@@ -384,7 +453,7 @@ def write_pieces(data: Any, store: Path) -> list[Piece]:
         pieces.append(Piece(period=period, file=str(file.relative_to(store)), sha256=sha256, rows=rows.num_rows))
     return pieces
 
-# %% ../../notebooks/lib/02_sources.ipynb #fced3d2f
+# %% ../../notebooks/lib/02_sources.ipynb #374301b6
 def coverage(project: Project) -> tuple[str, str]:
     """The first and the last period in which the main table has rows.
 
@@ -418,7 +487,7 @@ def coverage(project: Project) -> tuple[str, str]:
         raise InputError(f"sources.{project.table}: {source.path} has no rows with a time. Give a file with rows.")
     return first, last
 
-# %% ../../notebooks/lib/02_sources.ipynb #374301b6
+# %% ../../notebooks/lib/02_sources.ipynb #cbb1217b
 def take_snapshot(
     project: Project, period: str, *, store: str | Path, types: dict[str, dict[str, str]] | None = None
 ) -> Snapshot:
