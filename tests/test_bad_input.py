@@ -18,7 +18,8 @@ import yaml
 from click.testing import CliRunner
 
 from nbops import cli, contracts, engine, features, sources, training
-from nbops.config import InputError, load_project
+from nbops.base import InputError
+from nbops.config import load_project
 from small_project import change, environment, make_project, make_table, write_yaml
 
 

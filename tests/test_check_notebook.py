@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from nbformat import v4
 
 from nbops import cli, hygiene
-from nbops.config import InputError
+from nbops.base import InputError
 
 ROOT = Path(__file__).parents[1]
 OURS = sorted([*ROOT.glob("notebooks/*/*.ipynb"), *ROOT.glob("reports/*.ipynb"), *ROOT.glob("examples/**/*.ipynb")])

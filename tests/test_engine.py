@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from jupyter_client.kernelspec import KernelSpecManager
 
 from nbops import cli, dag, engine, periods
-from nbops.config import InputError, load_project
+from nbops.base import InputError
+from nbops.config import load_project
 from nbops.inputs import Digests
 from small_project import change, environment, make_project, write_yaml
 
@@ -599,6 +600,21 @@ def test_a_failed_cell_keeps_the_old_products_and_its_own_notebook(project):
     assert ran(project) == [] and product(project, "one").read_text() == "good"
 
 
+def test_a_run_shows_its_parameters_as_they_are(project):
+    pipeline(project, stage(project, "one", write("1")))
+    assert ran(project) == ["one"]
+    notebook = json.loads((project / "store/products/all/one/one.ipynb").read_text())
+    injected = next(cell for cell in notebook["cells"] if "injected-parameters" in cell["metadata"].get("tags", []))
+    assert "".join(injected["source"]).count("product = ") == 1
+    assert ".running" not in json.dumps(notebook)
+
+
+def test_debug_says_that_the_kernel_died(project):
+    pipeline(project, stage(project, "one", "import os\nos._exit(3)"))
+    code, out, err = command(project, "debug", "one", "--period", "all")
+    assert code == 1 and "the kernel itself died" in out + err
+
+
 def test_an_edit_that_is_killed_and_taken_back_leaves_the_right_result(project):
     pipeline(
         project,
@@ -679,6 +695,28 @@ AT_ONCE, REPEATS, RUNS = (100, 20, 250) if LONG else (30, 1, 14)
 
 
 @pytest.mark.slow
+def test_stock_kernels_get_ready_ahead_too_and_leave_nothing_behind(project, monkeypatch):
+    monkeypatch.setenv("NBOPS_KERNELS", "stock")
+    one = stage(project, "one", "import time\ntime.sleep(3)", write("1"))
+    pipeline(project, one, stage(project, "two", write("2"), upstream=["one"]))
+    began, ready = {}, {}
+
+    def note(event):
+        if event["event"] == "stage":
+            began[event["stage"]] = time.monotonic()
+        if event["event"] == "cell":
+            ready.setdefault(event["stage"], time.monotonic() - began[event["stage"]])
+
+    dag.build(load_project(project), {"store": "store", "period": "all"}, store=project / "store", tell=note)
+    assert ready["two"] < ready["one"] / 2, ready
+    assert product(project, "two").read_text() == "2"
+    assert not [one for one in psutil.process_iter(["cmdline", "cwd"]) if _is_kernel_in(one, project)]
+
+
+def _is_kernel_in(process, folder):
+    return "ipykernel_launcher" in " ".join(process.info["cmdline"] or []) and process.info["cwd"] == str(folder)
+
+
 def test_many_notebooks_at_once(project):
     change(project / "project.yaml", engine={"parallel": AT_ONCE})
     pipeline(project, *(stage(project, f"one_{number}", write(number)) for number in range(AT_ONCE)))

@@ -1,5 +1,6 @@
 """A stage in a real JupyterLab, as a data scientist sees it: open, Run All, look; edit, Run All, look again."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import nbformat
 import pytest
 
+from nbops.lab import StageContents
 from small_project import ROOT, command, environment, make_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -71,6 +74,39 @@ def kernels(folder):
         except OSError:
             continue  # it has just ended
     return found
+
+
+def show_and_save(folder, path):
+    """Opens a notebook and saves it, as JupyterLab asks its server to; gives how it was shown."""
+    contents = StageContents(root_dir=str(folder))
+
+    async def both():
+        shown = await contents.get(path)
+        cells = len(shown["content"]["cells"])
+        await contents.save(shown, path)
+        return cells
+
+    return asyncio.run(both())
+
+
+def test_a_notebook_that_is_no_stage_keeps_its_outputs(project):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1", execution_count=7)])
+    notebook.cells[0].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=7)]
+    nbformat.write(notebook, project / "own.ipynb")
+    assert show_and_save(project, "own.ipynb") == 1
+    assert nbformat.read(project / "own.ipynb", 4).cells == notebook.cells
+
+
+@pytest.mark.parametrize("broken", ["tasks: [", "tasks: nothing", "other: 1", None])
+def test_a_broken_pipeline_shows_the_notebook_as_it_is(project, broken):
+    pipeline = project / "pipeline.yaml"
+    before, cells = pipeline.read_text(), len(nbformat.read(project / STAGE, 4).cells)
+    assert show_and_save(project, STAGE) == cells + 1
+    try:
+        pipeline.unlink() if broken is None else pipeline.write_text(broken)
+        assert show_and_save(project, STAGE) == cells
+    finally:
+        pipeline.write_text(before)
 
 
 def test_run_all_runs_on_the_last_inputs_and_writes_nothing_into_the_notebook(project, lab, chromium):

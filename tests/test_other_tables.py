@@ -13,7 +13,8 @@ import yaml
 from threadpoolctl import threadpool_limits
 
 from nbops import contracts, evaluation, features, ledger, monitoring, policy, registry, sources, tracking, training
-from nbops.config import ALL, InputError, load_project, period_of
+from nbops.base import InputError
+from nbops.config import ALL, load_project, period_of
 from small_project import change, command, make_project, make_table, write_yaml
 
 pytestmark = pytest.mark.slow

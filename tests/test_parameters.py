@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbops import parameters
-from nbops.config import InputError
+from nbops.base import InputError
 from nbops.parameters import (
     MASK,
     PIECE,

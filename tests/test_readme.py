@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_wine
 
-from nbops.config import InputError, load_project
+from nbops.base import InputError
+from nbops.config import load_project
 from test_make import wait_for
 
 ROOT = Path(__file__).parents[1]
