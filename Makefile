@@ -27,8 +27,8 @@ run: .venv/.ready  ## live through a few months of flights: FROM=2013-02 TO=2013
 	@echo "one run of the pipeline per month, $(FROM) to $(TO): score, watch, decide, retrain (about twenty seconds each)"
 	@$(BIN)/nbops replay --from $(FROM) --to $(TO) $(if $(STORE),--store $(STORE))
 
-test: .venv/.ready  ## everything: sources, library notebooks, all tests (installs chromium if it may)
-	@.ci/browser
+test: .venv/.ready  ## everything: sources, library notebooks, all tests (installs what the tests need, if it may)
+	@.ci/servers
 	@$(MAKE) --no-print-directory sources FLAGS=slow
 	@echo "== all tests"
 	@$(BIN)/pytest --durations=15

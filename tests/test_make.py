@@ -83,7 +83,7 @@ def test_unreachable_index_keeps_the_environment_and_says_what_to_do(empty_proje
 def test_missing_browser_fails_in_ci_and_is_said_elsewhere(tmp_path):
     for name in ("id", "bash", "env"):
         (tmp_path / name).symlink_to(shutil.which(name))
-    ci, elsewhere = (run(str(ROOT / ".ci/browser"), PATH=str(tmp_path), CI=value) for value in ("true", ""))
+    ci, elsewhere = (run(str(ROOT / ".ci/servers"), PATH=str(tmp_path), CI=value) for value in ("true", ""))
     assert (ci.returncode, elsewhere.returncode) == (1, 0)
     assert "apt-get install chromium" in ci.stderr and "listed as skipped" in elsewhere.stderr
 
