@@ -85,7 +85,7 @@ def test_missing_browser_fails_in_ci_and_is_said_elsewhere(tmp_path):
         (tmp_path / name).symlink_to(shutil.which(name))
     ci, elsewhere = (run(str(ROOT / ".ci/servers"), PATH=str(tmp_path), CI=value) for value in ("true", ""))
     assert (ci.returncode, elsewhere.returncode) == (1, 0)
-    assert "apt-get install chromium" in ci.stderr and "listed as skipped" in elsewhere.stderr
+    assert "apt-get install chromium nats-server postgresql" in ci.stderr and "listed as skipped" in elsewhere.stderr
 
 
 @pytest.mark.slow
