@@ -31,7 +31,7 @@ class Groups(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """A command; its module is imported only now."""
         if name in GROUPS:
-            return getattr(importlib.import_module(GROUPS[name]), name)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(GROUPS[name]), name)
         return super().get_command(context, name)
 
 

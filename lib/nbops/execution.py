@@ -521,7 +521,7 @@ def run_until_error(notebook: Any, folder: Path) -> tuple[Path, str, int]:
     except CellExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
     except DeadKernelError:
-        client.kc.stop_channels()
+        client.kc.stop_channels()  # type: ignore[union-attr]
         manager.context.destroy()
         raise RuntimeError("the kernel itself died, so there is nothing to look at; nbops run says how") from None
     return file, error, manager.provisioner.pid  # type: ignore[union-attr]
