@@ -854,7 +854,7 @@ CANARY = "canary-7f3a/é & more"
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_secret_is_nowhere(project, monkeypatch, fails):
     monkeypatch.setenv("TOY_TOKEN", CANARY)
-    use = "from nbops.parameters import secret\nvalue = secret(token).reveal()"
+    use = "from nbops.secrets import secret\nvalue = secret(token).reveal()"
     tell = "import sys, base64\nprint(value)\nprint(value[:9], end='', flush=True)\nprint(value[9:], file=sys.stdout)\nprint(value, file=sys.stderr)\nvalue"
     coded = "print(base64.b64encode(value.encode()).decode())\nimport json\nprint(json.dumps(value))"
     end = "raise ValueError(f'no entry with {value}')" if fails else write("1")

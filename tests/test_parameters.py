@@ -20,16 +20,15 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nbops import parameters
+from nbops import secrets as nbops_secrets
 from nbops.base import InputError
-from nbops.parameters import (
+from nbops.parameters import check_parameters, read_parameters
+from nbops.secrets import (
     MASK,
     PIECE,
     Redactor,
     Secret,
-    check_parameters,
     log_filter,
-    read_parameters,
     redact_notebook,
     redact_output,
     redactor_for,
@@ -323,7 +322,7 @@ def test_what_cannot_be_a_secret_is_refused(reference, message, tmp_path, monkey
     for name, value in {"NBOPS_TOKEN": "x", "EMPTY": "", "PIN": "123", "SPACES": "  123  ", "BELL": "hunt\aer"}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x80hunter2")
-    (tmp_path / "long").write_text("x" * (parameters.LONGEST + 1))
+    (tmp_path / "long").write_text("x" * (nbops_secrets.LONGEST + 1))
     (tmp_path / "longer").write_text("x" * 10**6)
     with pytest.raises(InputError) as error:
         secret(reference, tmp_path)
@@ -479,7 +478,7 @@ def test_a_redactor_refuses_what_it_cannot_hide():
 
 
 LETTERS = "abA1/ é\n'"
-SECRET = st.text(LETTERS, min_size=4, max_size=40).filter(lambda text: not parameters._unfit(text))
+SECRET = st.text(LETTERS, min_size=4, max_size=40).filter(lambda text: not nbops_secrets._unfit(text))
 
 
 @st.composite
@@ -509,7 +508,7 @@ def test_a_stream_in_pieces_is_the_whole(case):
     whole = redactor.redact("".join(pieces))
     shown = "".join([*map(redactor.feed, pieces), redactor.flush()])
     assert shown == whole
-    assert not any(value in parameters.COLOUR.sub("", shown) for value in secrets)
+    assert not any(value in nbops_secrets.COLOUR.sub("", shown) for value in secrets)
     assert redactor.redact(whole) == whole
 
 
@@ -579,7 +578,7 @@ def test_no_trace_of_a_canary_is_left_in_a_notebook(name):
     for indent, ascii_only in ((None, True), (1, False)):
         text = json.dumps(clean, indent=indent, ensure_ascii=ascii_only)
         assert [trace for trace in traces(value) if trace in text] == []
-        assert parameters.COLOUR.sub("", json.loads(json.dumps(text))).count(value) == 0
+        assert nbops_secrets.COLOUR.sub("", json.loads(json.dumps(text))).count(value) == 0
     assert any(trace in json.dumps(before) for trace in traces(value))  # they can be found
     assert before == kept and clean["metadata"]["kernelspec"] == before["metadata"]["kernelspec"]
     assert [cell["id"] for cell in clean["cells"]] == [cell["id"] for cell in before["cells"]]
@@ -627,7 +626,7 @@ def test_no_trace_of_a_canary_is_left_after_a_run(name, tmp_path, monkeypatch):
 
     value = CANARIES[name]
     (tmp_path / "token").write_text(value + "\n")
-    source = notebook("token = 'file:token'  # type: secret token\nroot = '.'", "from nbops.parameters import secret",
+    source = notebook("token = 'file:token'  # type: secret token\nroot = '.'", "from nbops.secrets import secret",
                       CODE, "def connect(key):\n    raise ValueError('bad key ' + key)\nconnect(value)")  # fmt: skip
     nbformat.write(nbformat.from_dict(source), tmp_path / "a.ipynb")
     kernel = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "plain"}

@@ -40,7 +40,8 @@ from nbops.inputs import (
     plain_python,
 )
 from .ledger import digest
-from .parameters import check_parameters, redactor_for
+from .parameters import check_parameters
+from .secrets import redactor_for
 from .sources import write_json
 
 # %% ../../notebooks/lib/61_dag.ipynb #9a229b49

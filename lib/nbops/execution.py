@@ -23,7 +23,7 @@ from typing import Any
 
 from .config import Engine
 from .inputs import PARSING, READ, TRACE, packages_changed
-from .parameters import Redactor, redact_notebook, redact_output
+from .secrets import Redactor, redact_notebook, redact_output
 
 # %% ../../notebooks/lib/60_execution.ipynb #74ec3045
 LIMIT = 1_000_000  # characters that one cell's stream may keep
