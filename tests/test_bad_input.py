@@ -17,7 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from nbops import cli, contracts, engine, features, sources, training
+from nbops import cli, contracts, engine, features, snapshots, sources, training
 from nbops.base import InputError
 from nbops.config import load_project
 from small_project import change, environment, make_project, make_table, write_yaml
@@ -165,18 +165,12 @@ def test_a_damaged_state_database_is_named(project):
 # ---------------------------------------------------------------- what stages meet
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (edit("rows.csv", "weight kg", "weigth kg"), "column 'weight kg' is missing (did you mean \"weigth kg\"?)"),
-        (edit("rows.csv", "\n7,", "\nseven,"), 'Could not convert string "seven"'),
-    ],
-)
-def test_a_file_that_is_not_as_promised_leaves_no_snapshot(project, spoil, message):
-    spoil(project)
+def test_a_file_that_is_not_as_promised_leaves_no_snapshot(project):
+    edit("rows.csv", "weight kg", "weigth kg")(project)
     types = contracts.column_types(contracts.load_contract(project))
     with pytest.raises(InputError) as caught:
-        sources.take_snapshot(load_project(project), "2024-01", store=project / "store", types=types)
+        snapshots.take_snapshot(load_project(project), "2024-01", store=project / "store", types=types)
+    message = "column 'weight kg' is missing (did you mean \"weigth kg\"?)"
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not half_written(project)
 
@@ -195,7 +189,7 @@ def test_a_target_that_is_not_there_is_named(tmp_path, column, message):
     target = {"column": column, "kind": "binary", "positive": "yes"}
     folder = make_project(tmp_path / "project", table=make_table("binary", rows=40).replace("yes", "ja"), target=target)
     project = load_project(folder)
-    snapshot = sources.take_snapshot(project, "all", store=folder / "store")
+    snapshot = snapshots.take_snapshot(project, "all", store=folder / "store")
     with pytest.raises(InputError, match=message):
         features.build_features(
             project, features.open_tables({"things": snapshot.files(folder / "store", "things")}), period="all"

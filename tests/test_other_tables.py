@@ -12,7 +12,19 @@ import pytest
 import yaml
 from threadpoolctl import threadpool_limits
 
-from nbops import contracts, evaluation, features, ledger, monitoring, policy, registry, sources, tracking, training
+from nbops import (
+    contracts,
+    evaluation,
+    features,
+    ledger,
+    monitoring,
+    policy,
+    registry,
+    snapshots,
+    sources,
+    tracking,
+    training,
+)
 from nbops.base import InputError
 from nbops.config import ALL, load_project, period_of
 from small_project import change, command, make_project, make_table, write_yaml
@@ -148,7 +160,7 @@ def lifetime(folder, period=ALL, *, store="store", seed=1):
     project = load_project(folder)
     store, kind = project.root / store, project.target.kind
     contract = contracts.load_contract(folder)
-    snapshot = sources.take_snapshot(project, period, store=store, types=contracts.column_types(contract))
+    snapshot = snapshots.take_snapshot(project, period, store=store, types=contracts.column_types(contract))
     checked = contracts.check_snapshot(project, contract, snapshot, store=store)
     tables = features.open_tables({name: checked.valid.files(store, name) for name in checked.valid.tables})
     table = features.build_features(project, tables, period=period)
@@ -282,7 +294,7 @@ def test_any_period_holds_its_own_rows_and_none_of_the_future(tmp_path, frequenc
     found = lifetime(folder, period)
     periods = table["when"].map(lambda moment: period_of(moment, frequency))
     assert found["rows"] == (periods <= period).sum() and found["quality"]["rows"].iloc[0] == (periods == period).sum()
-    assert sources.coverage(load_project(folder)) == (periods.min(), periods.max())
+    assert snapshots.coverage(load_project(folder)) == (periods.min(), periods.max())
 
 
 def test_a_million_rows(tmp_path):

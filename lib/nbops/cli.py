@@ -467,7 +467,7 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
 
     from nbops import bench as benchmarks
     from nbops.config import load_project
-    from nbops.sources import coverage
+    from nbops.snapshots import coverage
 
     project = load_project()
     found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)

@@ -125,9 +125,28 @@ class Part(BaseModel):
 class Source(Part):
     """One raw table: where it is, when its rows happened and how missing values are written."""
 
-    path: str
+    path: str | None = None
+    url: str | None = None
+    table: str | None = None
+    query: str | None = None
+    options: dict[str, Any] = {}
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    encoding: str = "utf-8"
     time: str | None = None
     missing: list[str] = [""]
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("a source has either `path` (a file) or `url` (a database); give one of them")
+        if (self.url is None) != (self.table is None and self.query is None) or (self.table and self.query):
+            raise ValueError("`table` or `query` says what to read of the database at `url`; give one of them")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where the rows come from, for people: the path, or the database's table."""
+        return self.path or f"{self.table or 'query'} in {self.url}"
 
 # %% ../../notebooks/lib/02_config.ipynb #d3031c5d
 class Time(Part):

@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -514,10 +515,13 @@ def _part(project: Project, kind: str, name: str, trace: Trace, digests: Digests
         value = json.loads(project.model_dump_json(include={name})).get(name)
         return {f"project.yaml {key}": json.dumps(one, ensure_ascii=False) for key, one in _flat(name, value)}
     if kind == "source":
-        from nbops.sources import locate
+        from nbops.config import Source
+        from nbops.sources import source_state
 
-        files = locate(name, root)
-        return {f"source {name}": _short(json.dumps([[one.name, digests.of(one)] for one in files]).encode())}
+        source = next((one for one in project.sources.values() if one.place == name), None) or Source(path=name)
+        state = source_state(source, root, digests.of)
+        asked = f"asked at {datetime.now(UTC).isoformat()}"  # nobody knows whether it has changed
+        return {f"source {name}": asked if state is None else _short(json.dumps(state).encode())}
     if kind == "import":
         folders = [root, *(root / one for what, one in trace.parts if what == "path"), *_developed()]
         places = sorted({place for one in folders for place in _places(one, name)})

@@ -15,7 +15,8 @@ from .base import InputError, parse_yaml
 from .config import ALL, Project, as_of, period_bounds, period_of
 from .inputs import Digests
 from .ledger import records, report_folder
-from .sources import coverage, locate
+from .snapshots import coverage
+from .sources import source_state
 
 # %% ../../notebooks/lib/66_periods.ipynb #5ff8c716
 def read_env(project: Project, store: str | None = None) -> dict[str, Any]:
@@ -64,8 +65,10 @@ def covered(project: Project, *, store: str | None = None) -> tuple[str, str]:
     """
     source = project.sources[project.table]
     digests = Digests(project.root / read_env(project, store)["store"] / "digests.json")
-    files = [[str(file), digests.of(file)] for file in locate(source.path, project.root)]
-    first, last = digests.recall("coverage", [source.model_dump(), project.time, files], lambda: coverage(project))
+    state = source_state(source, project.root, digests.of)
+    if state is None:
+        return coverage(project)
+    first, last = digests.recall("coverage", [source.model_dump(), project.time, state], lambda: coverage(project))
     digests.save()
     return first, last
 
