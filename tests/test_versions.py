@@ -512,6 +512,19 @@ def test_a_stored_snapshot_must_fit(pair):
     assert versions.restored_digest(project, store, SECOND) is None
 
 
+def test_a_manifest_that_was_edited_is_not_used(pair):
+    folder, _, _ = pair
+    project, store = load_project(folder), folder / "store"
+    digest = versions.choose_snapshot(project, SECOND, store=store)
+    file = versions.manifest_file(store, digest)
+    manifest = json.loads(file.read_text())
+    manifest["tables"]["things"]["pieces"].pop(0)  # every piece that is left is whole
+    file.write_text(json.dumps(manifest))
+    for use in (lambda: versions.restore(project, SECOND, digest, store=store), lambda: push(folder, SECOND)):
+        with pytest.raises(InputError, match="was changed after it was written"):
+            use()
+
+
 def test_an_older_store_without_manifests(pair):
     folder, _, _ = pair
     shutil.rmtree(folder / "store/manifests")

@@ -677,6 +677,7 @@ d = { 'settings': { 'branch': 'main',
                                 'nbops.versions.restore': ('versions.html#restore', 'nbops/versions.py'),
                                 'nbops.versions.restored_digest': ('versions.html#restored_digest', 'nbops/versions.py'),
                                 'nbops.versions.sha256_of': ('versions.html#sha256_of', 'nbops/versions.py'),
+                                'nbops.versions.used_manifest': ('versions.html#used_manifest', 'nbops/versions.py'),
                                 'nbops.versions.used_snapshot': ('versions.html#used_snapshot', 'nbops/versions.py'),
                                 'nbops.versions.versions': ('versions.html#versions', 'nbops/versions.py'),
                                 'nbops.versions.write_pointer': ('versions.html#write_pointer', 'nbops/versions.py')}}}

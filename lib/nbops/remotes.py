@@ -33,6 +33,7 @@ from nbops.versions import (
     read_manifest,
     read_pointers,
     sha256_of,
+    used_manifest,
     used_snapshot,
     write_pointer,
 )
@@ -222,7 +223,9 @@ def _push(
     remote: Remote, project: Project, store: Path, snapshot: Snapshot, again: bool, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Brings one snapshot to the remote, the list of its files last, and writes the pointer."""
-    period, manifest = snapshot.period, keep_manifest(snapshot, store)
+    period = snapshot.period
+    manifest = keep_manifest(snapshot, store, written=used_manifest(store, period))
+    read_manifest(manifest.read_bytes(), name=str(manifest), digest=snapshot.digest)
     files = {"snapshot.json": manifest} | {piece.file: store / piece.file for piece in pieces(snapshot)}
     _require_whole(snapshot, [one for one in files.values() if not one.is_file()])
     name, listed, objects = _listed(remote, files)
@@ -359,7 +362,9 @@ def _manifest(remote: Remote, pointer: Pointer, listed: dict[str, str]) -> tuple
             raise InputError(wrong)
         bad = _fetch(remote, listed["snapshot.json"], file, pointer.manifest)
         _complain(remote, pointer.period, [bad] if bad else [])
-    snapshot = read_manifest(file.read_bytes(), name=f"what data/{pointer.period}.dvc points to")
+    snapshot = read_manifest(
+        file.read_bytes(), name=f"what data/{pointer.period}.dvc points to", digest=pointer.snapshot
+    )
     unlisted = [one.file for one in pieces(snapshot) if one.file not in listed]
     if snapshot.digest != pointer.snapshot or snapshot.period != pointer.period or unlisted:
         raise InputError(wrong)

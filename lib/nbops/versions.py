@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'manifest_file', 'keep_manifest', 'pieces', 'read_manifest', 'sha256_of', 'damaged', 'Pointer',
-           'write_pointer', 'read_pointer', 'read_pointers', 'restored_digest', 'Version', 'used_snapshot', 'versions',
-           'choose_snapshot', 'read_restored', 'restore']
+           'write_pointer', 'read_pointer', 'read_pointers', 'restored_digest', 'Version', 'used_manifest',
+           'used_snapshot', 'versions', 'choose_snapshot', 'read_restored', 'restore']
 
 # %% ../../notebooks/lib/09_versions.ipynb #bc472c40
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .base import InputError, nearest, parse_yaml
 from .config import Project
+from .ledger import digest as digest_of
 from .ledger import record, records
 from .sources import Piece, Snapshot, write_json, write_text
 
@@ -38,13 +40,15 @@ def manifest_file(store: str | Path, digest: str) -> Path:
     return Path(store) / "manifests" / f"{digest}.json"
 
 # %% ../../notebooks/lib/09_versions.ipynb #6e44f629
-def keep_manifest(snapshot: Snapshot, store: str | Path) -> Path:
+def keep_manifest(snapshot: Snapshot, store: str | Path, *, written: Path | None = None) -> Path:
     """Keeps the manifest of a snapshot, so that the snapshot can be used again.
 
     Parameters
     ----------
     snapshot : Snapshot
     store : str or Path
+    written : Path, optional
+        A file that has the manifest already; its bytes are kept.
 
     Returns
     -------
@@ -52,7 +56,9 @@ def keep_manifest(snapshot: Snapshot, store: str | Path) -> Path:
         The manifest. The same snapshot gives the same bytes.
     """
     file = manifest_file(store, snapshot.digest)
-    return file if file.is_file() else write_json(snapshot, file)
+    if file.is_file():
+        return file
+    return write_text(written.read_text(encoding="utf-8"), file) if written else write_json(snapshot, file)
 
 # %% ../../notebooks/lib/09_versions.ipynb #6c1ed8c4
 def pieces(snapshot: Snapshot) -> list[Piece]:
@@ -69,7 +75,7 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
     return list({piece.file: piece for table in snapshot.tables.values() for piece in table.pieces}.values())
 
 # %% ../../notebooks/lib/09_versions.ipynb #1c2ae47a
-def read_manifest(text: str | bytes, *, name: str) -> Snapshot:
+def read_manifest(text: str | bytes, *, name: str, digest: str | None = None) -> Snapshot:
     """A snapshot's manifest, checked: each piece lies where its content says.
 
     Parameters
@@ -78,6 +84,8 @@ def read_manifest(text: str | bytes, *, name: str) -> Snapshot:
         JSON.
     name : str
         What to call it in an error.
+    digest : str, optional
+        What the snapshot's digest must be, taken anew over what is written there.
 
     Returns
     -------
@@ -86,7 +94,7 @@ def read_manifest(text: str | bytes, *, name: str) -> Snapshot:
     Raises
     ------
     InputError
-        If it is no manifest, or names a file outside of the snapshots.
+        If it is no manifest, names a file outside of the snapshots, or is of another snapshot.
     """
     try:
         snapshot = Snapshot.model_validate_json(text)
@@ -101,6 +109,11 @@ def read_manifest(text: str | bytes, *, name: str) -> Snapshot:
             raise InputError(
                 f"{name} names {piece.file!r}; allowed: snapshots/ab/<SHA-256>.parquet. It was not written by nbops."
             )
+    raw = json.loads(text)  # as it was written: a later version of the model may know more fields
+    if digest is not None and digest_of({"period": raw["period"], "tables": raw["tables"]}) != digest:
+        raise InputError(
+            f"{name} was changed after it was written: its digest is not {digest[:12]}. Get it: nbops data pull."
+        )
     return snapshot
 
 
@@ -293,6 +306,21 @@ class Version:
     restored: bool
 
 # %% ../../notebooks/lib/09_versions.ipynb #6c71267d
+def used_manifest(store: str | Path, period: str) -> Path:
+    """Where the ingest stage of a period writes the manifest of its snapshot.
+
+    Parameters
+    ----------
+    store : str or Path
+    period : str
+
+    Returns
+    -------
+    Path
+    """
+    return Path(store) / "products" / period / "10_ingest" / "snapshot.json"
+
+# %% ../../notebooks/lib/09_versions.ipynb #258f1d9e
 def used_snapshot(store: str | Path, period: str) -> Snapshot | None:
     """The snapshot that the last run of a period used.
 
@@ -311,10 +339,10 @@ def used_snapshot(store: str | Path, period: str) -> Snapshot | None:
     InputError
         If its manifest cannot be read.
     """
-    file = Path(store) / "products" / period / "10_ingest" / "snapshot.json"
+    file = used_manifest(store, period)
     return read_manifest(file.read_bytes(), name=str(file)) if file.is_file() else None
 
-# %% ../../notebooks/lib/09_versions.ipynb #258f1d9e
+# %% ../../notebooks/lib/09_versions.ipynb #f369da7b
 def versions(project: Project, *, store: str | Path) -> list[Version]:
     """Every snapshot that the store or a pointer knows, by period, oldest first.
 
@@ -361,7 +389,7 @@ def _size(file: Path) -> int | None:
     """Bytes of a file; None if there is none."""
     return file.stat().st_size if file.is_file() else None
 
-# %% ../../notebooks/lib/09_versions.ipynb #745bda2f
+# %% ../../notebooks/lib/09_versions.ipynb #4732c444
 def choose_snapshot(project: Project, period: str, *, store: str | Path, digest: str | None = None) -> str:
     """The digest of a stored snapshot of a period.
 
@@ -398,7 +426,7 @@ def choose_snapshot(project: Project, period: str, *, store: str | Path, digest:
         raise InputError(f"period {period}: {received}; known: {names}. Name one with --snapshot.")
     return meant[0].digest
 
-# %% ../../notebooks/lib/09_versions.ipynb #844cc005
+# %% ../../notebooks/lib/09_versions.ipynb #70d5102f
 def read_restored(project: Project, store: str | Path, restored: str, *, period: str) -> Snapshot | None:
     """The stored snapshot that a run shall use; None if it shall read the sources.
 
@@ -425,7 +453,7 @@ def read_restored(project: Project, store: str | Path, restored: str, *, period:
     file, again = manifest_file(store, digest), f"nbops data pull {period}"
     if not file.is_file():
         raise InputError(f"snapshot {digest[:12]} of period {period} is not in this store. Get it: {again}")
-    snapshot = read_manifest(file.read_bytes(), name=str(file))
+    snapshot = read_manifest(file.read_bytes(), name=str(file), digest=digest)
     lacking = sorted(set(project.sources) - set(snapshot.tables))
     if lacking or snapshot.period != period:
         what = f"has no table {lacking[0]!r}" if lacking else f"is of period {snapshot.period}"
@@ -440,7 +468,7 @@ def read_restored(project: Project, store: str | Path, restored: str, *, period:
         )
     return snapshot
 
-# %% ../../notebooks/lib/09_versions.ipynb #70d5102f
+# %% ../../notebooks/lib/09_versions.ipynb #f6df5bd4
 def restore(project: Project, period: str, digest: str | None, *, store: str | Path) -> int:
     """Tells a period to use a stored snapshot instead of its sources, or to read them.
 
@@ -472,6 +500,8 @@ def restore(project: Project, period: str, digest: str | None, *, store: str | P
             )
         last = used_snapshot(store, period)
         if last is not None and last.digest == digest:
-            keep_manifest(last, store)  # of a run that was made before manifests were kept
+            keep_manifest(
+                last, store, written=used_manifest(store, period)
+            )  # of a run that was made before manifests were kept
         read_restored(project, store, digest, period=period)
     return record(store, "restore", subject=f"{project.name}@{period}", payload={"snapshot": digest}, repeat=False)
