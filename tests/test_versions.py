@@ -124,12 +124,13 @@ def test_restored_here_and_released_again(story):
     done = command(folder, "run", "--period", FIRST)
     assert done.returncode == 0, done.stderr
     assert sha256(product(folder, FIRST, "training.parquet")) == kept[FIRST, "training.parquet"]
-    assert "0 of 3 stages ran" in command(folder, "run", "--period", FIRST).stdout
 
     assert command(folder, "data", "restore", FIRST, "--release").returncode == 0
-    assert command(folder, "run", "--period", FIRST).returncode == 0
-    assert sha256(product(folder, FIRST, "rows.parquet")) != kept[FIRST, "rows.parquet"]
+    why = command(folder, "why", "10_ingest", "--period", FIRST)
+    assert '→ "nothing"' in why.stdout and len(why.stdout.splitlines()) == 3  # this, and nothing else
+    assert command(folder, "run", "--period", FIRST, "--only", "10_ingest").returncode == 0
     assert "taken from the sources" in product(folder, FIRST, "10_ingest.ipynb").read_text()
+    assert sha256(product(folder, FIRST, "snapshot.json")) != kept[FIRST, "snapshot.json"]
 
 
 @slow

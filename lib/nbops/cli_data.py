@@ -154,7 +154,8 @@ def restore(period: str, snapshot: str | None, release: bool, store: str | None,
         raise InputError("--release takes no --snapshot: it lets the period read its sources again. Give one of them.")
     if release:
         before = versions.restored_digest(project, folder, period)
-        versions.restore(project, period, None, store=folder)
+        if before:
+            versions.restore(project, period, None, store=folder)
         what = "reads its sources again" if before else "read its sources anyway"
         return _finish({"period": period, "snapshot": None, "summary": f"{period}: {what}"}, as_json)
     digest = versions.choose_snapshot(project, period, store=folder, digest=snapshot)
