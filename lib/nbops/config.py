@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
-           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Versions', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
+import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -259,6 +260,27 @@ class Engine(Part):
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
 # %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+class Versions(Part):
+    """Where snapshots are kept outside the store: a DVC remote.
+
+    `remote` is a folder, or any URL that DVC knows, such as `s3://bucket/path`. `options` are DVC's own for that kind of
+    remote. Passwords and keys are references: `env:NAME` or `file:PATH`.
+    """
+
+    remote: str = Field(min_length=1)
+    options: dict[str, bool | int | float | str] = {}
+
+    @model_validator(mode="after")
+    def _keeps_secrets_out(self) -> "Versions":
+        if re.match(r"\w+://[^/@]*:[^/@]+@", self.remote):
+            raise ValueError("the remote's URL holds a password; give it in `options`, as env:NAME or file:PATH")
+        for name, value in self.options.items():
+            secret = re.search("password|passphrase|secret|token|connection_string|account_key", name)
+            if secret and isinstance(value, str) and not value.startswith(("env:", "file:")):
+                raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
+        return self
+
+# %% ../../notebooks/lib/02_config.ipynb #177829cf
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -278,6 +300,7 @@ class Project(Part):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
     engine: Engine = Engine()
+    versions: Versions | None = None
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -303,7 +326,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -329,7 +352,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #9101a43e
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -397,7 +420,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #aea9d528
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -423,7 +446,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

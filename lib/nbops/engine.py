@@ -32,6 +32,7 @@ from .monitoring import report_before
 from .periods import DEFAULTS, check_period, newest_period, read_env
 from .sources import write_json
 from .training import FAMILIES
+from .versions import restored_digest
 
 # %% ../../notebooks/lib/80_engine.ipynb #e4c23322
 def parameters(project: Project, period: str, *, store: str | None = None) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def parameters(project: Project, period: str, *, store: str | None = None) -> di
     state = {
         "champion": registry.stamp(registry.champion_before(project, folder, period)),
         "history": report_before(project, folder, period),
+        "restored": restored_digest(project, folder, period) or "nothing",
     }
     return {**env, "period": period, **state}
 
@@ -101,7 +103,7 @@ def _check_env(project: Project, pipeline: str) -> None:
     used = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", pipeline))
     absent = sorted(used - {*env} | used & {*DEFAULTS} - {"root", "inputs"})
     for name in env:
-        known = name in used or name in DEFAULTS or name in ("period", "champion", "history")
+        known = name in used or name in DEFAULTS or name in ("period", "champion", "history", "restored")
         if not known and (meant := nearest(name, absent)):
             raise InputError(f"env.yaml: {name!r} is used nowhere in pipeline.yaml{meant}. Correct it.")
 

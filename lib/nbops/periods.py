@@ -17,6 +17,7 @@ from .inputs import Digests
 from .ledger import records, report_folder
 from .snapshots import coverage
 from .sources import source_state
+from .versions import restored_digest
 
 # %% ../../notebooks/lib/66_periods.ipynb #5ff8c716
 def read_env(project: Project, store: str | None = None) -> dict[str, Any]:
@@ -88,6 +89,8 @@ def check_period(project: Project, period: str, *, store: str | None = None) -> 
         If the period is no period of this project, or its data has not arrived.
     """
     as_of(project, period)
+    if restored_digest(project, project.root / read_env(project, store)["store"], period):
+        return
     first, last = covered(project, store=store)
     if not first <= period <= last:
         when = "lies in the future of the data" if period > last else "lies before the data"
