@@ -73,7 +73,7 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
     -------
     list of Piece
     """
-    return list({piece.file: piece for table in snapshot.tables.values() for piece in table.pieces}.values())
+    return list({piece.file: piece for piece in snapshot.all_pieces()}.values())
 
 # %% ../../notebooks/lib/09_versions.ipynb #1c2ae47a
 def read_manifest(text: str | bytes, *, name: str, digest: str | None = None) -> Snapshot:
