@@ -237,7 +237,8 @@ def test_odd_columns_are_learned_from_or_left_out(tmp_path, kind, spoil):
     table = make_table(kind, rows=5000 if spoil is many_words else 300)
     spoil(table)
     found = lifetime(make_project(tmp_path / "project", kind=kind, table=table))
-    assert found["rows"] == len(table) and found["checks"][0].value > 0.8
+    infinities = 3 if spoil is infinite else 0  # no finite numbers: these rows are set aside
+    assert found["rows"] == len(table) - infinities and found["checks"][0].value > 0.8
     assert found["drift"]["psi"].between(0, 0.3).all() and np.isfinite(found["scores"].to_numpy()).all()
     assert set(found["drift"].index) == set(table.columns) - {"number", "outcome"}
 

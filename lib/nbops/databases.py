@@ -6,6 +6,7 @@
 __all__ = ['ROWS', 'open_database', 'read_database', 'time_range']
 
 # %% ../../notebooks/lib/05_databases.ipynb #ad16c38f
+import contextlib
 import datetime
 import decimal
 import itertools
@@ -140,13 +141,15 @@ def read_database(source: Source, root: str | Path, declared: set[str]) -> "pyar
     import sqlalchemy
 
     engine = open_database(source, root)
+    stack = contextlib.ExitStack()
+    stack.callback(engine.dispose)
     try:
-        connection = engine.connect().execution_options(stream_results=True, yield_per=ROWS)
+        connection = stack.enter_context(engine.connect().execution_options(stream_results=True, yield_per=ROWS))
         result = connection.execute(_query(source, engine))
         names, parts = list(result.keys()), result.partitions()
         first = next(parts, [])
     except sqlalchemy.exc.SQLAlchemyError as error:
-        engine.dispose()
+        stack.close()
         raise InputError(
             f"{source.place} cannot be read: {_first(error)}. Correct `sources` in project.yaml."
         ) from None
@@ -157,16 +160,18 @@ def read_database(source: Source, root: str | Path, declared: set[str]) -> "pyar
     schema = pa.schema([(name, kind) for name, (kind, _) in zip(names, kinds, strict=True)])
 
     def batches() -> Iterator["pyarrow.RecordBatch"]:
-        with connection:
+        with stack:
+            yield pa.record_batch([[]] * len(names), schema=schema)
             for rows in itertools.chain([first] if first else [], parts):
                 columns = [
                     pa.array([None if one is None else change(one) for one in values], kind)
                     for values, (kind, change) in zip(zip(*rows, strict=True), kinds, strict=True)
                 ]
                 yield pa.record_batch(columns, schema=schema)
-        engine.dispose()
 
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    stream = batches()
+    next(stream)  # from now on the connection is closed with the stream, read or not
+    return pa.RecordBatchReader.from_batches(schema, stream)
 
 # %% ../../notebooks/lib/05_databases.ipynb #6a5f0654
 def time_range(source: Source, root: str | Path) -> tuple[str | None, str | None]:
