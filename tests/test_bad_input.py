@@ -72,7 +72,7 @@ MISTAKES = {
     "broken parquet": (source("rows.parquet"), "rows.parquet cannot be read"),
     "unknown kind": (source("rows.xls"), "allowed: csv"),
     "no such time": (edit("project.yaml", "time: when", "time: wen"), 'did you mean "when"'),
-    "time is no time": (edit("rows.csv", "2024-01-0", "the first of "), "rows.csv cannot be read"),
+    "time is no time": (edit("rows.csv", "2024-0", "in month "), "rows.csv has no rows with a time"),
     "unknown key": (edit("project.yaml", "table:", "trainnig: {}\ntable:"), 'did you mean "training"'),
     "unknown key inside": (
         edit("project.yaml", "table:", "training: {famlies: []}\ntable:"),

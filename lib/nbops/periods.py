@@ -67,11 +67,26 @@ def covered(project: Project, *, store: str | None = None) -> tuple[str, str]:
     source = project.sources[project.table]
     digests = Digests(project.root / read_env(project, store)["store"] / "digests.json")
     state = source_state(source, project.root, digests.of)
+    file = project.root / "contract.yaml"
+    mark = [source.model_dump(), project.time, state, digests.of(file) if file.is_file() else ""]
     if state is None:
-        return coverage(project)
-    first, last = digests.recall("coverage", [source.model_dump(), project.time, state], lambda: coverage(project))
+        return coverage(project, _time_format(project))
+    first, last = digests.recall("coverage", mark, lambda: coverage(project, _time_format(project)))
     digests.save()
     return first, last
+
+
+def _time_format(project: Project) -> str | None:
+    """How the main table's times are written, if the contract says it."""
+    if not (project.root / "contract.yaml").is_file():
+        return None
+    from nbops.contracts import column_formats, load_contract
+
+    return (
+        column_formats(load_contract(project.root))
+        .get(project.table, {})
+        .get(project.sources[project.table].time or "")
+    )
 
 # %% ../../notebooks/lib/66_periods.ipynb #b051cdb9
 def check_period(project: Project, period: str, *, store: str | None = None) -> None:

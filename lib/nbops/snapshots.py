@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .base import InputError, nearest
 from .config import ALL, Project, Source, as_of
-from .conversion import SEPARATOR, convert, sentence
+from .conversion import SEPARATOR, convert, moment_of, sentence
 from .databases import time_range
 from .ledger import digest
 from .sources import REJECTS, connect, quoted, read_source
@@ -82,7 +82,7 @@ class Snapshot(BaseModel):
 
 # %% ../../notebooks/lib/08_snapshots.ipynb #e6bdee39
 def _with_time(
-    connection: "duckdb.DuckDBPyConnection", relation: "duckdb.DuckDBPyRelation", source: Source, project: Project
+    relation: "duckdb.DuckDBPyRelation", source: Source, project: Project, pattern: str | None = None
 ) -> "duckdb.DuckDBPyRelation":
     """The relation with `_time` (UTC) and `_period`; in a table without time all rows are in one period."""
     if not (source.time and project.time):
@@ -92,18 +92,13 @@ def _with_time(
             f"time column {source.time!r} is not in {source.place}{nearest(source.time, relation.columns)}; "
             f"it has {', '.join(relation.columns)}. Correct `sources` in project.yaml."
         )
-    column, zone = '"' + source.time.replace('"', '""') + '"', project.time.zone
+    zone = project.time.zone
     kind = str(relation.types[relation.columns.index(source.time)])
     if not kind.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
         raise InputError(
             f"time column {source.time!r} of {source.place} has type {kind}; allowed: timestamp, date, or text in ISO 8601."
         )
-    moment = f"timezone('{zone}', {column}::TIMESTAMP)"
-    if "TIME ZONE" in kind or kind.startswith("TIMESTAMPTZ"):  # pandas writes TIMESTAMPTZ_NS
-        moment = f"{column}::TIMESTAMPTZ"
-    elif kind == "VARCHAR":
-        zoned = f"length({column}) > 10 AND regexp_matches({column}, '(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
-        moment = f"CASE WHEN {zoned} THEN {column}::TIMESTAMPTZ ELSE {moment} END"
+    moment = moment_of(source.time, kind, "TIMESTAMP WITH TIME ZONE", zone, pattern)
     local = f"timezone('{zone}', _time)"
     label = {
         "quarter": f"strftime({local}, '%Y') || '-Q' || quarter({local})",
@@ -269,12 +264,14 @@ def write_pieces(data: "pyarrow.Table", store: Path) -> list[Piece]:
     return [piece for piece in found if piece]
 
 # %% ../../notebooks/lib/08_snapshots.ipynb #708bdffe
-def coverage(project: Project) -> tuple[str, str]:
+def coverage(project: Project, pattern: str | None = None) -> tuple[str, str]:
     """The first and the last period in which the main table has rows.
 
     Parameters
     ----------
     project : Project
+    pattern : str, optional
+        How the times are written, in the codes of strptime; ISO 8601 if not given.
 
     Returns
     -------
@@ -297,7 +294,7 @@ def coverage(project: Project) -> tuple[str, str]:
             )
         else:
             relation = read_source(connection, source, root=project.root)
-        timed = _with_time(connection, relation, source, project)
+        timed = _with_time(relation, source, project, pattern)
         first, last = timed.filter("_period <> ''").aggregate("min(_period), max(_period)").fetchall()[0]
     if first is None:
         raise InputError(f"sources.{project.table}: {source.place} has no rows with a time. Give a table with rows.")
@@ -390,7 +387,7 @@ def _take_table(
     with _connection(project, name) as connection, tempfile.TemporaryDirectory(prefix="nbops-") as scratch:
         raw = read_source(connection, source, root=project.root, types=types)
         relation = convert(raw, types, zone=zone, formats=formats)
-        timed = _with_time(connection, relation, source, project)
+        timed = _with_time(relation, source, project)
         if end and "_time" in timed.columns:
             timed = timed.filter(f"_time IS NULL OR _time < TIMESTAMPTZ '{end.isoformat()}'")
         sorter = Sorter(Path(scratch))
@@ -441,12 +438,13 @@ def take_snapshot(
     for name in project.sources:
         declared, written = (types or {}).get(name, {}), (formats or {}).get(name, {})
         tables[name] = _take_table(project, name, end, Path(store), declared, written)
-    _require_rows(project, period, tables, Path(store))
+    pattern = (formats or {}).get(project.table, {}).get(project.sources[project.table].time or "")
+    _require_rows(project, period, tables, Path(store), pattern)
     facts = {name: table.model_dump() for name, table in tables.items()}
     return Snapshot(period=period, as_of=end, digest=digest({"period": period, "tables": facts}), tables=tables)
 
 
-def _require_rows(project: Project, period: str, tables: dict[str, Table], store: Path) -> None:
+def _require_rows(project: Project, period: str, tables: dict[str, Table], store: Path, pattern: str | None) -> None:
     """Refuses a period in which the main table has no rows."""
     import pyarrow.parquet as pq
 
@@ -461,5 +459,5 @@ def _require_rows(project: Project, period: str, tables: dict[str, Table], store
             f"{reasons[0]['rule']}. Repair the data, or correct contract.yaml."
         )
     known = [piece.period for piece in table.pieces if piece.period]
-    first, last = coverage(project) if project.time else (known or ["-"])[0:1] * 2
+    first, last = coverage(project, pattern) if project.time else (known or ["-"])[0:1] * 2
     raise InputError(f"{where}; it covers {first} to {last}. Choose a period in that range.")
