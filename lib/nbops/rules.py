@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'OPERATORS', 'ROW_COUNT', 'NEWEST', 'NOT_NULL', 'UNIQUE', 'IN_SET', 'BETWEEN', 'REGEX', 'NOT_IN_SET',
-           'METRIC_OF', 'UNITS', 'Limit', 'Rule', 'primary_key', 'rules']
+           'LENGTHS', 'METRIC_OF', 'UNITS', 'Limit', 'Rule', 'primary_key', 'rules']
 
 # %% ../../notebooks/lib/08_rules.ipynb #4179075e
 from datetime import UTC, datetime, timedelta
@@ -120,7 +120,7 @@ def _column_rules(column: "SchemaProperty") -> list[tuple[str, str, dict[str, An
     short, long = options.get("minLength"), options.get("maxLength")
     if short is not None or long is not None:
         words = f"{name} has {short or 0} to {long or 'any number of'} characters"
-        found.append((words, "ExpectColumnValueLengthsToBeBetween", {"min_value": short, "max_value": long}))
+        found.append((words, LENGTHS, {"min_value": short, "max_value": long}))
     return found
 
 
@@ -130,7 +130,7 @@ NOT_NULL, UNIQUE, IN_SET = (
     "ExpectColumnValuesToBeInSet",
 )
 BETWEEN, REGEX = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToMatchRegex"
-NOT_IN_SET = "ExpectColumnValuesToNotBeInSet"
+NOT_IN_SET, LENGTHS = "ExpectColumnValuesToNotBeInSet", "ExpectColumnValueLengthsToBeBetween"
 
 # %% ../../notebooks/lib/08_rules.ipynb #0f6d48e4
 def _range_rule(column: "SchemaProperty", options: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -211,7 +211,7 @@ METRIC_OF = {
     IN_SET: "invalidValues",
     BETWEEN: "invalidValues",
     REGEX: "invalidValues",
-    "ExpectColumnValueLengthsToBeBetween": "invalidValues",
+    LENGTHS: "invalidValues",
 }  # what each promise counts, in the standard's words
 
 
