@@ -202,11 +202,16 @@ def _holds(connection: Any, rule: Rule, rows: int) -> bool:
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 # %% ../../notebooks/lib/13_checks.ipynb #e1106870
-def _judge(connection: Any, promises: list[Rule], rows: int) -> tuple[list[dict[str, Any]], list["pd.DataFrame"]]:
+def _judge(
+    connection: Any, promises: list[Rule], rows: int, misfits: "pd.DataFrame"
+) -> tuple[list[dict[str, Any]], list["pd.DataFrame"]]:
     """A line for each rule, and the broken promises: suspects are judged by Great Expectations."""
     import pandas as pd
 
     suspects = {number: _suspects(connection, rule, rows) for number, rule in enumerate(promises) if not rule.whole}
+    for column, some in misfits.groupby("column"):  # a value that does not fit is not a missing one
+        numbers = [one for one in suspects if (promises[one].expectation, promises[one].column) == (NOT_NULL, column)]
+        suspects |= {number: sorted(set(suspects[number]) - set(some["row"])) for number in numbers}
     asked = [number for number, found in suspects.items() if found]
     failed, table = dict[int, list[int]](), pd.DataFrame()
     if asked:
@@ -299,7 +304,7 @@ def check_file(
         misfits, absent, notes = _in_types(connection, file, schema, missing)
         rows = connection.sql("SELECT count(*) FROM typed").fetchall()[0][0]
         promises = [one for one in rules(contract, name, as_of=as_of) if not absent & _about(one)]
-        lines, broken = _judge(connection, promises, rows)
+        lines, broken = _judge(connection, promises, rows, misfits)
     first, unfit = _type_lines(name, column_types(contract)[name], rows, misfits, absent)
     results = pd.DataFrame([*first, *lines], columns=RESULT_COLUMNS)
     failures = pd.concat([*unfit, *broken] if unfit else broken[1:] or broken, ignore_index=True)

@@ -171,9 +171,9 @@ def _moment(text: str | None) -> datetime | None:
 # %% ../../notebooks/lib/87_cli_contract.ipynb #5fbee996
 def _verdict(found: "FileCheck") -> str:
     """The check's result in one line."""
-    verdicts = list(found.results["verdict"])
+    verdicts, word = list(found.results["verdict"]), "passed" if found.passed else "FAILED"
     broken = f", {verdicts.count('broken')} broken" if "broken" in verdicts else ""
-    told = f"{found.table}: {'passed' if found.passed else 'FAILED'}; {verdicts.count('kept')} of {_count(len(verdicts), 'rule')} kept{broken}"
+    told = f"{found.table}: {word}; {verdicts.count('kept')} of {_count(len(verdicts), 'rule')} kept{broken}"
     bad = f"{found.quarantined:,} of {found.rows:,} rows would be quarantined ({found.share:.2%}, allowed {found.limit:.2%})"
     return f"{told}; {bad}"
 
