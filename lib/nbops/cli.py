@@ -35,7 +35,10 @@ class Groups(click.Group):
         return super().get_command(context, name)
 
 
-GROUPS: dict[str, str] = {"data": "nbops.cli_data"}  # name of a group of commands -> the module that holds it
+GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
+    "contract": "nbops.cli_contract",
+    "data": "nbops.cli_data",
+}
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
 class Commands(Groups):
@@ -487,7 +490,8 @@ def start() -> None:
 
     for name, value in forkserver.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    wanted = sys.argv[1:2] in (["run"], ["replay"], ["why"]) and not {"-h", "--help"} & set(sys.argv)
+    wanted = sys.argv[1:2] in (["run"], ["replay"], ["why"]) or sys.argv[1:3] == ["contract", "check"]
+    wanted = wanted and not {"-h", "--help"} & set(sys.argv)
     if wanted and os.environ.get("NBOPS_KERNELS") != "stock":
         preload = forkserver.preload_of(os.getcwd())
         try:

@@ -8,9 +8,11 @@ __all__ = ['HISTORY', 'VERSION_COLUMNS', 'PAGE', 'decision_line', 'extend_histor
 
 # %% ../../notebooks/lib/72_report.ipynb #8c107063
 import html
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .config import ALL, PRIMARY, Project, as_of, period_bounds, period_of
 from .ledger import records
@@ -320,7 +322,7 @@ th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #e
 <section><h2>Feature drift by period</h2>{drift}</section>
 <section><h2>Decisions</h2>{decisions}</section>
 <section><h2>Versions</h2>{versions}</section>
-<p class="quiet">Built {built}.</p>
+<p class="quiet">Built {built}.{links}</p>
 </body></html>
 """
 
@@ -347,7 +349,21 @@ def _as_html(table: "pd.DataFrame") -> str:
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
 # %% ../../notebooks/lib/72_report.ipynb #c1cf50cf
-def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.DataFrame"], file: str | Path) -> Path:
+def _links(pages: dict[str, str | Path], folder: Path) -> str:
+    """Links to other pages of the period, relative, so that the folder of products can be moved as a whole."""
+    places = {title: quote(os.path.relpath(page, folder).replace(os.sep, "/")) for title, page in pages.items()}
+    listed = [f'<a href="{place}">{html.escape(title)}</a>' for title, place in places.items()]
+    return f" More of this period: {', '.join(listed)}." if listed else ""
+
+# %% ../../notebooks/lib/72_report.ipynb #40f7b320
+def write_page(
+    project: Project,
+    summary: dict[str, Any],
+    tables: dict[str, "pd.DataFrame"],
+    file: str | Path,
+    *,
+    links: dict[str, str | Path] | None = None,
+) -> Path:
     """Writes the period's page as one HTML file that needs nothing else.
 
     Parameters
@@ -358,6 +374,8 @@ def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.
     tables : dict of str to pandas.DataFrame
         'performance', 'drift', 'decisions' and 'versions'.
     file : str or Path
+    links : dict of str to str or Path, optional
+        Further pages of the period, by what they show.
 
     Returns
     -------
@@ -390,5 +408,6 @@ def write_page(project: Project, summary: dict[str, Any], tables: dict[str, "pd.
         "decisions": _as_html(tables["decisions"]),
         "versions": _as_html(tables["versions"].drop(columns=["metric", "created"])),
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "links": _links(links or {}, Path(file).parent),
     }
     return write_text(PAGE.format(**parts), file)
