@@ -445,9 +445,12 @@ def _quality_line(
     }
 
 
-def _records(rows: "pd.DataFrame", bad: "pd.Series", columns: list[str]) -> dict[int, str]:
-    """Some columns of the bad rows as JSON, by position."""
-    chosen = rows.loc[list(bad), [name for name in columns if name in rows]].astype(str).to_dict("records")
+def _records(rows: "pd.DataFrame", bad: "pd.Series", columns: list[str]) -> dict[int, str | None]:
+    """Some columns of the bad rows as JSON, by position; None for no columns."""
+    names = [name for name in columns if name in rows]
+    if not names:
+        return dict.fromkeys(bad)
+    chosen = rows.loc[list(bad), names].astype(str).to_dict("records")
     return {row: json.dumps(one, ensure_ascii=False) for row, one in zip(bad, chosen, strict=True)}
 
 
