@@ -32,7 +32,7 @@ def load_contract(root: str | Path) -> "OpenDataContractStandard":
     Parameters
     ----------
     root : str or Path
-        The project folder, which holds `contract.yaml`.
+        The project folder, which holds `contract.yaml`; or any contract, a .yaml file.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def load_contract(root: str | Path) -> "OpenDataContractStandard":
     """
     from open_data_contract_standard.model import OpenDataContractStandard
 
-    file = Path(root) / "contract.yaml"
+    file = Path(root) if Path(root).suffix in (".yaml", ".yml") else Path(root) / "contract.yaml"
     if not file.is_file():
         raise InputError(
             f"{file} is missing; every project has a data contract. Write one (ODCS v3), at least `schema` with table names."
