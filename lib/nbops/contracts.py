@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'RESULT_COLUMNS', 'FAILURE_COLUMNS', 'QUARANTINE_COLUMNS', 'load_contract', 'column_types', 'Rule', 'rules',
-           'check_table', 'profile', 'Validation', 'check_snapshot', 'require_quality']
+           'check_table', 'Validation', 'check_snapshot', 'require_quality']
 
 # %% ../../notebooks/lib/10_contracts.ipynb #3de39fe3
 import json
@@ -287,41 +287,6 @@ def check_table(table: "pd.DataFrame", promises: list[Rule]) -> tuple["pd.DataFr
     )
 
 # %% ../../notebooks/lib/10_contracts.ipynb #d0c606b4
-def profile(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """One line per column: type, missing share, distinct values and range.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-    name : str
-        The table's name, put into each line.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns table, column, type, rows, missing, distinct, low, middle, high; the last three as text.
-    """
-    import duckdb
-    import pandas as pd
-
-    with duckdb.connect() as connection:
-        connection.register("described", table)
-        summary = connection.execute("SUMMARIZE described").df()
-    return pd.DataFrame(
-        {
-            "table": name,
-            "column": summary["column_name"],
-            "type": summary["column_type"],
-            "rows": len(table),
-            "missing": summary["null_percentage"].astype(float) / 100,
-            "distinct": summary["approx_unique"],
-            "low": summary["min"],
-            "middle": summary["q50"],
-            "high": summary["max"],
-        }
-    )
-
-# %% ../../notebooks/lib/10_contracts.ipynb #4cc0d3b6
 @dataclass(frozen=True)
 class Validation:
     """What the check of a snapshot found.
@@ -336,8 +301,6 @@ class Validation:
         One line per broken promise: table, period, row, column, value, rule, record (the whole row as JSON).
     quality : pandas.DataFrame
         One line per table, for the period: period, table, rows, quarantined, share, limit, worst_rule.
-    profile : pandas.DataFrame
-        One line per table and column.
     great_expectations : dict
         For each table the validation result as Great Expectations writes it.
     """
@@ -346,13 +309,12 @@ class Validation:
     results: "pd.DataFrame"
     quarantine: "pd.DataFrame"
     quality: "pd.DataFrame"
-    profile: "pd.DataFrame"
     great_expectations: dict[str, Any]
 
-# %% ../../notebooks/lib/10_contracts.ipynb #76891ab8
+# %% ../../notebooks/lib/10_contracts.ipynb #b0a1fac3
 QUARANTINE_COLUMNS = ["table", "period", "row", "column", "value", "rule", "record"]
 
-# %% ../../notebooks/lib/10_contracts.ipynb #4a3807e4
+# %% ../../notebooks/lib/10_contracts.ipynb #4cc0d3b6
 def _time_rule(project: Project, table: str) -> list[Rule]:
     """The rule that every project with time has: the time column can be read."""
     sentence, arguments = f"{project.sources[table].time} is a usable time", {"column": "_time"}
@@ -399,7 +361,7 @@ def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]
             found.append(piece)
     return found
 
-# %% ../../notebooks/lib/10_contracts.ipynb #4a0f1da0
+# %% ../../notebooks/lib/10_contracts.ipynb #163f0a64
 def check_snapshot(
     project: Project, contract: "OpenDataContractStandard", snapshot: Snapshot, *, store: str | Path
 ) -> Validation:
@@ -418,7 +380,7 @@ def check_snapshot(
     """
     import pandas as pd
 
-    valid, results, quarantine, quality, profiles, raw = {}, [], [], [], [], {}
+    valid, results, quarantine, quality, raw = {}, [], [], [], {}
     for name, table in snapshot.tables.items():
         pieces = [pd.read_parquet(Path(store) / piece.file) for piece in table.pieces]
         rows = pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=[*table.columns])
@@ -426,7 +388,6 @@ def check_snapshot(
         promises = rules(contract, name) + (_time_rule(project, name) if "_time" in rows else [])
         lines, failures, raw[name] = check_table(rows, promises)
         results.append(lines)
-        profiles.append(profile(rows, name))
         bad = failures["row"].drop_duplicates()
         record = {row: json.dumps(rows.loc[row].astype(str).to_dict(), ensure_ascii=False) for row in bad}
         where = {"table": name, "period": failures["row"].map(periods), "record": failures["row"].map(record)}
@@ -439,11 +400,10 @@ def check_snapshot(
         pd.concat(results, ignore_index=True),
         pd.concat(quarantine, ignore_index=True),
         pd.DataFrame(quality),
-        pd.concat(profiles, ignore_index=True),
         raw,
     )
 
-# %% ../../notebooks/lib/10_contracts.ipynb #ecb4cf90
+# %% ../../notebooks/lib/10_contracts.ipynb #4a0f1da0
 def require_quality(project: Project, quality: "pd.DataFrame") -> None:
     """Stops when more rows were quarantined than the project allows.
 
