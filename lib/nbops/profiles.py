@@ -65,6 +65,8 @@ def _quoted(name: str) -> str:
 def _measures(name: str, type_name: str, rows: int) -> dict[str, str]:
     """For each measure of a column its SQL."""
     column, kind = _quoted(name), kind_of(type_name)
+    if type_name == "TIMESTAMPTZ_NS":  # as pandas writes it; DuckDB can do little with it
+        column += "::TIMESTAMPTZ"
     found = {"missing": f"count_if({column} IS NULL)"}
     if kind == "number":
         value = f"CASE WHEN isfinite({column}::DOUBLE) THEN {column}::DOUBLE END"
@@ -163,6 +165,7 @@ def profile_files(files: list[str], columns: dict[str, str], *, rows: int) -> "p
 def _set_limits(connection: "duckdb.DuckDBPyConnection", spill: str) -> None:
     """One thread, so that sums are added in one order, and little memory."""
     connection.execute("SET threads = 1")
+    connection.execute("SET enable_progress_bar = false")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET memory_limit = '1GB'")
     connection.execute(f"SET temp_directory = '{spill.replace(chr(39), chr(39) * 2)}'")
@@ -309,18 +312,16 @@ def _shares(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _top_change(before: dict[str, Any], now: dict[str, Any], rows: tuple[int, int]) -> tuple[Any, ...] | None:
-    """The share of the value that was the most frequent, before and now."""
-    old, new = (json.loads(one["top"]) if isinstance(one["top"], str) else [] for one in (before, now))
-    if not old or not rows[0] or not rows[1]:
-        return None
-    value, count = old[0]
-    counts = {json.dumps(one): number for one, number in new}
-    share, other = count / rows[0], counts.get(json.dumps(value), 0 if len(new) < 5 else None)
-    if other is None:
-        other = min(counts.values())  # it fell below the fifth: at most as frequent
-    other /= rows[1]
-    score = _difference(share, other, 0.1, _share_error(share, other, rows))
-    return "top", share, other, score, f"{value!r} is {other:.1%} of the values, was {share:.1%}"
+    """The frequent value whose share changed most; what is in one list only counts if the other list is complete."""
+    listed = [{json.dumps(value): count for value, count in json.loads(one["top"] or "[]")} for one in (before, now)]
+    found = []
+    for value in dict.fromkeys([*listed[0], *listed[1]]):
+        if all(value in one or len(one) < 5 for one in listed) and all(rows):
+            share, other = (one.get(value, 0) / number for one, number in zip(listed, rows, strict=True))
+            score = _difference(share, other, 0.1, _share_error(share, other, rows))
+            text = f"{json.loads(value)!r} is {other:.1%} of the values, was {share:.1%}"
+            found.append(("top", share, other, score, text))
+    return max(found, key=lambda one: one[3], default=None)
 
 # %% ../../notebooks/lib/14_profiles.ipynb #97fba904
 def _column_change(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any, float, str]]:
