@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TABLES', 'EXACT_ROWS', 'CHANGES', 'kind_of', 'profile_files', 'Profile', 'table_keys', 'profile_snapshot',
-           'profile_change', 'worth_telling', 'read_profile']
+           'profile_change', 'worth_telling', 'readable', 'read_profile']
 
 # %% ../../notebooks/lib/14_profiles.ipynb #407c4be2
 import json
@@ -446,6 +446,43 @@ def worth_telling(change: "pd.DataFrame") -> "pd.DataFrame":
     return mine[mine["stands_out"].astype(bool)].drop_duplicates(["table", "column"], ignore_index=True)
 
 # %% ../../notebooks/lib/14_profiles.ipynb #2415a055
+def readable(columns: "pd.DataFrame") -> "pd.DataFrame":
+    """The columns of a profile as a small table of texts.
+
+    Parameters
+    ----------
+    columns : pandas.DataFrame
+        Lines of `Profile.columns`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        column, type, missing, different, lowest, median, mean, highest, most frequent.
+    """
+    import pandas as pd
+
+    lines = []
+    for one in columns.to_dict("records"):
+        values = json.loads(one["top"]) if isinstance(one["top"], str) else []
+        size = 16 if one["type"].startswith("timestamp") else 24
+        low, high = (one[name][:size] if isinstance(one[name], str) else "" for name in ("low", "high"))
+        line = {"column": one["column"], "type": one["type"], "missing": f"{one['missing_share']:.1%}"}
+        line |= {"different": f"{one['distinct']:,}", "lowest": low or _number(one["minimum"])}
+        line |= {"median": _number(one["median"]), "mean": _number(one["mean"])}
+        line |= {"highest": high or _number(one["maximum"])}
+        lines.append(line | {"most frequent": ", ".join(f"{str(one)[:20]} ({n:,})" for one, n in values[:3])})
+    return pd.DataFrame(lines)
+
+
+def _number(value: float | None) -> str:
+    """A number with as many decimals as it deserves; nothing for a missing one."""
+    if value is None or value != value:
+        return ""
+    size = abs(value)
+    digits = 0 if float(value).is_integer() or size >= 1000 else 1 if size >= 10 else 3
+    return f"{value:,.{digits}f}" if size < 1e15 else f"{value:.4g}"
+
+# %% ../../notebooks/lib/14_profiles.ipynb #35ebb895
 def read_profile(store: str | Path, previous: str, *, period: str) -> Profile | None:
     """The profile of the period before.
 

@@ -16,6 +16,7 @@ from .config import ALL, PRIMARY, Project, as_of, period_bounds, period_of
 from .ledger import records
 from .monitoring import merge_history, read_history
 from .policy import Decision
+from .profiles import readable
 from .registry import Version, promotions, versions
 
 if TYPE_CHECKING:
@@ -366,32 +367,12 @@ def _as_html(table: "pd.DataFrame") -> str:
 
 # %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
 def _profile_html(profile: "pd.DataFrame") -> str:
-    """The profile of the main table for the page; the most frequent values as words."""
-    import json
+    """The profile of the main table for the page."""
+    from nbops import pages
 
-    from nbops import pages, plots
-
-    def edge(line: Any, number: str, text: str) -> str:
-        value = line[number]
-        if value == value and value is not None:
-            return plots.number(int(value) if float(value).is_integer() else value)
-        return (line[text] or "")[: 16 if line["type"].startswith("timestamp") else 24]
-
-    lines = profile.astype({"low": "object", "high": "object"}).to_dict("records")
-    values = [json.loads(line["top"]) if isinstance(line["top"], str) else [] for line in lines]
-    columns = {
-        "column": [line["column"] for line in lines],
-        "type": [line["type"] for line in lines],
-        "missing": [f"{line['missing_share']:.1%}" for line in lines],
-        "different": [f"{line['distinct']:,}" for line in lines],
-        "lowest": [edge(line, "minimum", "low") for line in lines],
-        "median": ["" if line["median"] != line["median"] else plots.number(line["median"]) for line in lines],
-        "mean": ["" if line["mean"] != line["mean"] else plots.number(line["mean"]) for line in lines],
-        "highest": [edge(line, "maximum", "high") for line in lines],
-        "most frequent": [", ".join(f"{str(one)[:20]} ({count:,})" for one, count in some[:3]) for some in values],
-    }
-    rows = max((line["rows"] for line in lines), default=0)
-    return f"<p>{rows:,} rows</p>{pages.table(columns)}"
+    rows = int(profile["rows"].max()) if len(profile) else 0
+    shown = readable(profile).to_dict("list")
+    return f"<p>{rows:,} rows</p>{pages.table(shown)}" if shown else "<p>No columns.</p>"
 
 
 def _changed_html(changes: "pd.DataFrame") -> str:
