@@ -154,7 +154,8 @@ def measure_period(folder: Path, period: str, repeats: int) -> list[Measurement]
     -------
     list of Measurement
     """
-    env = ["--env--period", period, "--env--champion", "nothing", "--env--history", "nothing"]
+    names = ("champion", "history", "previous")
+    env = ["--env--period", period, *(word for name in names for word in (f"--env--{name}", "nothing"))]
 
     def ours() -> None:
         shutil.rmtree(folder / "ours", ignore_errors=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
-           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Versions', 'Project',
-           'find_root', 'load_project', 'as_of', 'label_cutoff']
+           'Features', 'Validation', 'Schemas', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Versions',
+           'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -13,7 +13,7 @@ import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -206,6 +206,15 @@ class Validation(Part):
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
 # %% ../../notebooks/lib/02_config.ipynb #34146cfd
+class Schemas(Part):
+    """Which schemas a person has accepted although they break readers.
+
+    `accept` lists digests, or their first 12 digits or more, as the pipeline names them when it stops.
+    """
+
+    accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict."""
 
@@ -214,7 +223,7 @@ class Training(Part):
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
 
-# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
+# %% ../../notebooks/lib/02_config.ipynb #367556f6
 class Gates(Part):
     """What a candidate must reach.
 
@@ -225,7 +234,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #367556f6
+# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -238,7 +247,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -246,7 +255,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
+# %% ../../notebooks/lib/02_config.ipynb #90e297d2
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -259,7 +268,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote.
 
@@ -280,7 +289,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #89ebee70
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -295,6 +304,7 @@ class Project(Part):
     target: Target
     features: Features = Features()
     validation: Validation = Validation()
+    schemas: Schemas = Schemas()
     training: Training = Training()
     gates: Gates = Gates()
     monitoring: Monitoring = Monitoring()
@@ -326,7 +336,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -352,7 +362,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -420,7 +430,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -446,7 +456,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #2358dec9
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESULT_COLUMNS', 'FAILURE_COLUMNS', 'QUARANTINE_COLUMNS', 'load_contract', 'column_types', 'column_formats',
-           'failing_rows', 'result_line', 'failure_lines', 'check_table', 'profile', 'Validation', 'check_snapshot',
+           'failing_rows', 'result_line', 'failure_lines', 'check_table', 'Validation', 'check_snapshot',
            'require_quality']
 
 # %% ../../notebooks/lib/10_contracts.ipynb #3de39fe3
@@ -353,41 +353,6 @@ def check_table(
     return pd.DataFrame(lines, columns=RESULT_COLUMNS), together.astype({"row": "int64", "value": "str"}), result
 
 # %% ../../notebooks/lib/10_contracts.ipynb #af731c7f
-def profile(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """One line per column: type, missing share, distinct values and range.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-    name : str
-        The table's name, put into each line.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns table, column, type, rows, missing, distinct, low, middle, high; the last three as text.
-    """
-    import duckdb
-    import pandas as pd
-
-    with duckdb.connect() as connection:
-        connection.register("described", table)
-        summary = connection.execute("SUMMARIZE described").df()
-    return pd.DataFrame(
-        {
-            "table": name,
-            "column": summary["column_name"],
-            "type": summary["column_type"],
-            "rows": len(table),
-            "missing": summary["null_percentage"].astype(float) / 100,
-            "distinct": summary["approx_unique"],
-            "low": summary["min"],
-            "middle": summary["q50"],
-            "high": summary["max"],
-        }
-    )
-
-# %% ../../notebooks/lib/10_contracts.ipynb #0a301989
 @dataclass(frozen=True)
 class Validation:
     """What the check of a snapshot found.
@@ -402,8 +367,6 @@ class Validation:
         One line per broken promise: table, period, row, key, column, value, rule, record (key and whole row as JSON).
     quality : pandas.DataFrame
         One line per table, for the period: period, table, rows, quarantined, share, limit, worst_rule.
-    profile : pandas.DataFrame
-        One line per table and column.
     great_expectations : dict
         For each table the validation result as Great Expectations writes it.
     """
@@ -412,13 +375,12 @@ class Validation:
     results: "pd.DataFrame"
     quarantine: "pd.DataFrame"
     quality: "pd.DataFrame"
-    profile: "pd.DataFrame"
     great_expectations: dict[str, Any]
 
-# %% ../../notebooks/lib/10_contracts.ipynb #57bea344
+# %% ../../notebooks/lib/10_contracts.ipynb #92676084
 QUARANTINE_COLUMNS = ["table", "period", "row", "key", "column", "value", "rule", "record"]
 
-# %% ../../notebooks/lib/10_contracts.ipynb #b1a381e4
+# %% ../../notebooks/lib/10_contracts.ipynb #0a301989
 def _time_rule(project: Project, table: str) -> list[Rule]:
     """The rule that every project with time has: the time column can be read."""
     sentence, arguments = f"{project.sources[table].time} is a usable time", {"column": "_time"}
@@ -464,7 +426,7 @@ def _quarantined(
     keys, records = _records(rows, bad, key), _records(rows, bad, list(rows.columns))
     return failures.assign(table=name, key=failures["row"].map(keys), record=failures["row"].map(records))
 
-# %% ../../notebooks/lib/10_contracts.ipynb #10aa4a02
+# %% ../../notebooks/lib/10_contracts.ipynb #57bea344
 def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]:
     """The pieces of a table without its bad rows (positions over all pieces)."""
     import pyarrow as pa
@@ -485,6 +447,29 @@ def _valid_pieces(table: Table, bad: set[int], store: str | Path) -> list[Piece]
             found.append(piece)
     return found
 
+# %% ../../notebooks/lib/10_contracts.ipynb #6ba16101
+def _rejected(name: str, table: Table, after: int, store: str | Path) -> "pd.DataFrame":
+    """The rows of a table that were rejected when the snapshot was taken, as lines of the quarantine."""
+    import pandas as pd
+
+    if table.rejected is None:
+        return pd.DataFrame(columns=QUARANTINE_COLUMNS).astype({"row": "int64"})
+    lines = pd.read_parquet(Path(store) / table.rejected.file)
+    return lines.assign(table=name, row=lines["row"] + after - 1)[QUARANTINE_COLUMNS]
+
+
+def _type_results(name: str, rejected: "pd.DataFrame", periods: "pd.Series", period: str) -> "pd.DataFrame":
+    """One line for each type that rejected rows did not keep, as `check_table` gives them."""
+    import pandas as pd
+
+    current = [period, "", ALL]
+    rows, judged = len(periods) + rejected["row"].nunique(), int(periods.isin(current).sum())
+    lines = []
+    for (column, rule), found in rejected.groupby(["column", "rule"], sort=False):
+        now = int(found["period"].isin(current).sum())
+        lines.append((name, column, rule, len(found), len(found) / rows, "", now, judged + now, "quarantined"))
+    return pd.DataFrame(lines, columns=RESULT_COLUMNS)
+
 # %% ../../notebooks/lib/10_contracts.ipynb #d76bc94c
 def check_snapshot(
     project: Project, contract: "OpenDataContractStandard", snapshot: Snapshot, *, store: str | Path
@@ -504,7 +489,7 @@ def check_snapshot(
     """
     import pandas as pd
 
-    valid, results, quarantine, quality, profiles, raw = {}, [], [], [], [], {}
+    valid, results, quarantine, quality, raw = {}, [], [], [], {}
     for name, table in snapshot.tables.items():
         pieces = [pd.read_parquet(Path(store) / piece.file) for piece in table.pieces]
         rows = pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=[*table.columns])
@@ -513,12 +498,16 @@ def check_snapshot(
         promises += _time_rule(project, name) if "_time" in rows else []
         lines, failures, raw[name] = check_table(rows, promises, judged=periods.isin([snapshot.period, "", ALL]))
         results.append(lines)
-        profiles.append(profile(rows, name))
         counted = {rule.sentence for rule in promises if not rule.quarantine}
         failures = failures[~failures["rule"].isin(counted)]
         found = _quarantined(project, contract, name, rows, failures)
-        quarantine.append(found.assign(period=found["row"].map(periods))[QUARANTINE_COLUMNS])
-        quality.append(_quality_line(project, snapshot.period, name, periods, failures))
+        found = found.assign(period=found["row"].map(periods))
+        rejected = _rejected(name, table, len(rows), store)
+        results.append(_type_results(name, rejected, periods, snapshot.period))
+        quarantine += [found[QUARANTINE_COLUMNS], rejected]
+        seen = pd.concat([periods, rejected.drop_duplicates("row").set_index("row")["period"]])
+        failures_and_rejects = pd.concat([failures, rejected[failures.columns]])
+        quality.append(_quality_line(project, snapshot.period, name, seen, failures_and_rejects))
         bad = set(failures["row"])
         valid[name] = Table(columns=table.columns, pieces=_valid_pieces(table, bad, store))
     facts = {name: table.model_dump() for name, table in valid.items()}
@@ -527,7 +516,6 @@ def check_snapshot(
         pd.concat(results, ignore_index=True),
         pd.concat(quarantine, ignore_index=True),
         pd.DataFrame(quality),
-        pd.concat(profiles, ignore_index=True),
         raw,
     )
 

@@ -30,6 +30,7 @@ from .inputs import Digests
 from .ledger import record, report_folder
 from .monitoring import report_before
 from .periods import DEFAULTS, check_period, newest_period, read_env
+from .schemas import snapshot_before
 from .sources import write_json
 from .training import FAMILIES
 from .versions import restored_digest
@@ -58,6 +59,7 @@ def parameters(project: Project, period: str, *, store: str | None = None) -> di
     folder = project.root / env["store"]
     state = {
         "champion": registry.stamp(registry.champion_before(project, folder, period)),
+        "previous": snapshot_before(folder, period),
         "history": report_before(project, folder, period),
         "restored": restored_digest(project, folder, period) or "nothing",
     }
@@ -103,7 +105,7 @@ def _check_env(project: Project, pipeline: str) -> None:
     used = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", pipeline))
     absent = sorted(used - {*env} | used & {*DEFAULTS} - {"root", "inputs"})
     for name in env:
-        known = name in used or name in DEFAULTS or name in ("period", "champion", "history", "restored")
+        known = name in used or name in DEFAULTS or name in ("period", "champion", "previous", "history", "restored")
         if not known and (meant := nearest(name, absent)):
             raise InputError(f"env.yaml: {name!r} is used nowhere in pipeline.yaml{meant}. Correct it.")
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'AXIS', 'GRID', 'ACCENT', 'GREY', 'GOOD', 'WATCH', 'ACT', 'SERIES', 'STABLE_CELL', 'WATCH_CELL',
-           'DRIFT_CELL', 'FONT', 'metric_label', 'number', 'period_label', 'rows_by_period', 'quarantine', 'quality',
-           'coverage', 'score_distribution', 'performance', 'drift_heatmap', 'distribution', 'decision',
-           'model_comparison', 'calibration', 'scoreboard']
+           'DRIFT_CELL', 'FONT', 'metric_label', 'number', 'period_label', 'rows_by_period', 'quarantine',
+           'profile_change', 'quality', 'coverage', 'score_distribution', 'performance', 'drift_heatmap',
+           'distribution', 'decision', 'model_comparison', 'calibration', 'scoreboard']
 
-# %% ../../notebooks/lib/64_plots.ipynb #cf115df0
+# %% ../../notebooks/lib/64_plots.ipynb #96f9c158
 import json
 import math
 
@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-# %% ../../notebooks/lib/64_plots.ipynb #b28c885f
+# %% ../../notebooks/lib/64_plots.ipynb #10917b21
 INK, MUTED, AXIS, GRID = "#14213d", "#4a5670", "#c9d1de", "#e4e8f0"
 ACCENT, GREY, GOOD, WATCH, ACT = "#2f5bea", "#8a94a8", "#12805c", "#c47f17", "#c8362b"
 SERIES = (ACCENT, "#0e8aa8", "#7a4fd0", "#c47f17", "#12805c", "#b0487a")
 STABLE_CELL, WATCH_CELL, DRIFT_CELL = "rgba(126,146,196,.17)", "#f2c879", "#d9534a"
 FONT = "Inter, system-ui, 'Segoe UI', Roboto, Arial, sans-serif"
 
-# %% ../../notebooks/lib/64_plots.ipynb #f976abbb
+# %% ../../notebooks/lib/64_plots.ipynb #cf1bb17b
 def metric_label(name: str) -> str:
     """Name of a metric as a person writes it.
 
@@ -45,7 +45,7 @@ def metric_label(name: str) -> str:
     text = str(name).replace("_", " ")
     return known.get(str(name), text[:1].upper() + text[1:])
 
-# %% ../../notebooks/lib/64_plots.ipynb #d4b92e24
+# %% ../../notebooks/lib/64_plots.ipynb #09b8d7ab
 def number(value, digits: int = 3, *, signed: bool = False) -> str:
     """A number as text: thousands apart, a real minus, a dash when missing.
 
@@ -71,7 +71,7 @@ def number(value, digits: int = 3, *, signed: bool = False) -> str:
         decimals = 0
     return f"{float(value):{'+' if signed else ''},.{decimals}f}".replace("-", "−")
 
-# %% ../../notebooks/lib/64_plots.ipynb #bb6fc26b
+# %% ../../notebooks/lib/64_plots.ipynb #7bc5887a
 def period_label(period) -> str:
     """A period as people say it.
 
@@ -89,7 +89,7 @@ def period_label(period) -> str:
     is_month = len(text) == 7 and text[4] == "-" and text[:4].isdigit() and "01" <= text[5:] <= "12"
     return pd.Timestamp(f"{text}-01").strftime("%b %Y") if is_month else text
 
-# %% ../../notebooks/lib/64_plots.ipynb #08a69664
+# %% ../../notebooks/lib/64_plots.ipynb #0d72c46a
 class _Figure(go.Figure):
     """A plotly figure that shows itself as JSON only and never embeds plotly's library."""
 
@@ -123,7 +123,7 @@ def _figure(title, *, height=340, x=None, y=None):
     figure.update_layout(template=_template(), height=height, title={"text": title, "pad": {"l": 12, "t": 14}})
     return figure.update_xaxes(title={"text": x}).update_yaxes(title={"text": y})
 
-# %% ../../notebooks/lib/64_plots.ipynb #990ec23c
+# %% ../../notebooks/lib/64_plots.ipynb #08a69664
 def _need(table, function, *columns):
     """Raise when a column is missing, with what is there."""
     missing = [name for name in columns if name not in table.columns]
@@ -161,7 +161,7 @@ def _period_axis(figure, periods, room=16):
     return figure.update_xaxes(type="category", categoryorder="array", categoryarray=periods, tickmode="array",
                                tickvals=shown, ticktext=texts, range=[-0.5, len(periods) - 0.5])  # fmt: skip
 
-# %% ../../notebooks/lib/64_plots.ipynb #ffadb326
+# %% ../../notebooks/lib/64_plots.ipynb #cd2d9cf2
 def rows_by_period(table: pd.DataFrame) -> go.Figure:
     """Rows that arrived in each period, stacked by table.
 
@@ -195,7 +195,7 @@ def rows_by_period(table: pd.DataFrame) -> go.Figure:
                        hovertemplate="%{y:,} rows<extra>" + _short(name) + "</extra>")  # fmt: skip
     return figure.update_layout(barmode="stack", bargap=0.35).update_yaxes(tickformat=",")
 
-# %% ../../notebooks/lib/64_plots.ipynb #e5b16c84
+# %% ../../notebooks/lib/64_plots.ipynb #f62df46a
 def quarantine(table: pd.DataFrame) -> go.Figure:
     """Quarantined rows by rule, the most frequent on top.
 
@@ -227,6 +227,48 @@ def quarantine(table: pd.DataFrame) -> go.Figure:
     figure.add_bar(x=part["rows"], y=names, orientation="h", marker_color=WATCH, text=[number(v) for v in part["rows"]],
                    textposition="outside", cliponaxis=False, hovertemplate="%{y}<br>%{x:,} rows<extra></extra>")  # fmt: skip
     return figure.update_layout(bargap=0.4).update_xaxes(showgrid=True, gridcolor=GRID, rangemode="tozero")
+
+# %% ../../notebooks/lib/64_plots.ipynb #e5b16c84
+def profile_change(table: pd.DataFrame, *, compared: bool = True, top: int = 12) -> go.Figure:
+    """What stands out against the snapshot before, the largest change on top.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns ``table``, ``column``, ``sentence`` (str), and ``score``: the change in units of its limit.
+    compared : bool
+        Whether there was a snapshot before.
+    top : int
+        How many lines to show.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    _need(table, "profile_change", "table", "column", "sentence", "score")
+    if not compared:
+        return _empty("The first profile", "There is no snapshot before it to compare with.")
+    if table.empty:
+        return _empty("Nothing stands out", "No column differs from the snapshot before by more than its limit.")
+    part = table.sort_values("score", ascending=False, kind="stable").head(top).iloc[::-1]
+    many = "1 change stands" if len(table) == 1 else f"{len(table)} changes stand"
+    title = f"{many} out, most of all {_short(part.iloc[-1]['sentence'], 60)}"
+    places = part["table"].str.cat(part["column"].astype("str"), sep=" · ").where(part["column"].notna(), part["table"])
+    names = [_short(one, 34) for one in places]
+    words = [_short(str(sentence).partition(": ")[2], 70) for sentence in part["sentence"]]
+    figure = _figure(title, height=130 + 30 * len(part), x="Change, in units of its limit")
+    figure.add_bar(x=part["score"].clip(upper=10), y=list(range(len(part))), orientation="h", marker_color=WATCH, text=words,
+                   textposition="auto", insidetextanchor="start", hovertemplate="%{text}<extra></extra>")  # fmt: skip
+    figure.add_vline(x=1, line={"color": GREY, "width": 1.2, "dash": "dot"})
+    figure.update_layout(bargap=0.3).update_xaxes(
+        range=[0, 10.4], tickvals=[1, 2, 5, 10], ticktext=["1", "2", "5", "10+"]
+    )
+    return figure.update_yaxes(showgrid=False, tickvals=list(range(len(part))), ticktext=names)
 
 # %% ../../notebooks/lib/64_plots.ipynb #f8c86bb8
 def quality(table: pd.DataFrame) -> go.Figure:

@@ -18,6 +18,7 @@ from .config import ALL, PRIMARY, Project, as_of, period_bounds, period_of
 from .ledger import records
 from .monitoring import merge_history, read_history
 from .policy import Decision
+from .profiles import readable
 from .registry import Version, promotions, versions
 
 if TYPE_CHECKING:
@@ -146,6 +147,21 @@ def version_table(project: Project, store: str | Path, period: str) -> "pd.DataF
     return table.astype(dict.fromkeys(("value", "champion_value", "difference_low", "difference_high"), float))
 
 # %% ../../notebooks/lib/72_report.ipynb #89ca7730
+def _data_attention(now: dict[str, "pd.DataFrame"]) -> list[dict[str, str]]:
+    """What has changed in the data: its schema, and values that stand out."""
+    items, few = [], 3
+    if "schema" in now and len(now["schema"]):
+        hard = bool(now["schema"]["breaking"].any())
+        level, title = ("watch", "A breaking schema was accepted") if hard else ("info", "The schema changed")
+        items.append({"level": level, "title": title, "detail": "; ".join(now["schema"]["sentence"])})
+    if "profile" in now and len(now["profile"]):
+        told = now["profile"]["sentence"].tolist()
+        more = f"; and {len(told) - few} more" if len(told) > few else ""
+        title = f"{len(told)} column{'s look' if len(told) > 1 else ' looks'} different from the period before"
+        items.append({"level": "info", "title": title, "detail": "; ".join(told[:few]) + more})
+    return items
+
+# %% ../../notebooks/lib/72_report.ipynb #ce549b5b
 def _attention(now: dict[str, "pd.DataFrame"], decision: Decision, release: dict[str, Any]) -> list[dict[str, str]]:
     """What needs attention, most urgent first."""
     items = []
@@ -169,6 +185,7 @@ def _attention(now: dict[str, "pd.DataFrame"], decision: Decision, release: dict
         items.append(
             {"level": "watch" if decision.champion else "info", "title": title, "detail": ", ".join(drifted[:5]) + more}
         )
+    items += _data_attention(now)
     late = (
         now["performance"][~now["performance"]["complete"].astype(bool)]
         if len(now["performance"])
@@ -184,7 +201,7 @@ def _attention(now: dict[str, "pd.DataFrame"], decision: Decision, release: dict
         )
     return sorted(items, key=lambda item: ["act", "watch", "info", "good"].index(item["level"]))
 
-# %% ../../notebooks/lib/72_report.ipynb #ccc2d301
+# %% ../../notebooks/lib/72_report.ipynb #01df50d5
 def health(
     period: str, tables: dict[str, "pd.DataFrame"], decision: Decision, release: dict[str, Any]
 ) -> dict[str, Any]:
@@ -194,7 +211,7 @@ def health(
     ----------
     period : str
     tables : dict of str to pandas.DataFrame
-        'drift', 'quality' and 'performance', each with a column `period`.
+        'drift', 'quality' and 'performance', each with a column `period`; also 'schema' and 'profile', as the page has them.
     decision : Decision
     release : dict
 
@@ -223,7 +240,7 @@ def health(
         )
     return {"status": status, "headline": headline, "attention": items}
 
-# %% ../../notebooks/lib/72_report.ipynb #dd5e051d
+# %% ../../notebooks/lib/72_report.ipynb #ea82077f
 def _outcome(project: Project, period: str, line: dict[str, Any], performance: "pd.DataFrame") -> dict[str, Any]:
     """The period in one line, for `nbops status` and the table of a replay."""
     roles = performance[performance["period"] == period].set_index("model") if len(performance) else performance
@@ -240,7 +257,7 @@ def _outcome(project: Project, period: str, line: dict[str, Any], performance: "
         "why": line["reasons"],
     }
 
-# %% ../../notebooks/lib/72_report.ipynb #ea82077f
+# %% ../../notebooks/lib/72_report.ipynb #79ba5be0
 def summarize(
     project: Project,
     period: str,
@@ -300,7 +317,7 @@ def summarize(
         "next": {"period": following, "what": what},
     }
 
-# %% ../../notebooks/lib/72_report.ipynb #2221d956
+# %% ../../notebooks/lib/72_report.ipynb #c1cf50cf
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
@@ -320,13 +337,15 @@ th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #e
 <section><p class="lead">{status} {headline}</p><p class="quiet">Next: {next}</p>{attention}</section>
 <section><h2>Performance by period</h2>{performance}</section>
 <section><h2>Feature drift by period</h2>{drift}</section>
+<section><h2>What is different in the data</h2>{changed}</section>
+<section><h2>The data of the period</h2>{profile}</section>
 <section><h2>Decisions</h2>{decisions}</section>
 <section><h2>Versions</h2>{versions}</section>
 <p class="quiet">Built {built}.{links}</p>
 </body></html>
 """
 
-# %% ../../notebooks/lib/72_report.ipynb #4a1a4f13
+# %% ../../notebooks/lib/72_report.ipynb #db25f13e
 def _as_html(table: "pd.DataFrame") -> str:
     """A table for the page: short digests and times, three decimals, nothing for missing."""
     from nbops import pages
@@ -348,14 +367,32 @@ def _as_html(table: "pd.DataFrame") -> str:
     }
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
-# %% ../../notebooks/lib/72_report.ipynb #c1cf50cf
+# %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
 def _links(pages: dict[str, str | Path], folder: Path) -> str:
     """Links to other pages of the period, relative, so that the folder of products can be moved as a whole."""
     places = {title: quote(os.path.relpath(page, folder).replace(os.sep, "/")) for title, page in pages.items()}
     listed = [f'<a href="{place}">{html.escape(title)}</a>' for title, place in places.items()]
     return f" More of this period: {', '.join(listed)}." if listed else ""
 
-# %% ../../notebooks/lib/72_report.ipynb #40f7b320
+# %% ../../notebooks/lib/72_report.ipynb #f9120039
+def _profile_html(profile: "pd.DataFrame") -> str:
+    """The profile of the main table for the page."""
+    from nbops import pages
+
+    rows = int(profile["rows"].max()) if len(profile) else 0
+    shown = readable(profile).to_dict("list")
+    return f"<p>{rows:,} rows</p>{pages.table(shown)}" if shown else "<p>No columns.</p>"
+
+
+def _changed_html(changes: "pd.DataFrame") -> str:
+    """The changes of the schema as a list."""
+    from nbops import pages
+
+    words = {True: pages.pill("breaking, accepted", "watch"), False: pages.pill("compatible", "info")}
+    lines = [f"<li>{words[bool(one.breaking)]} {html.escape(one.sentence)}</li>" for one in changes.itertuples()]
+    return f"<ul>{''.join(lines)}</ul>" if lines else "<p>The schema is what it was.</p>"
+
+# %% ../../notebooks/lib/72_report.ipynb #dddb9fa3
 def write_page(
     project: Project,
     summary: dict[str, Any],
@@ -363,6 +400,7 @@ def write_page(
     file: str | Path,
     *,
     links: dict[str, str | Path] | None = None,
+    data: dict[str, "pd.DataFrame"] | None = None,
 ) -> Path:
     """Writes the period's page as one HTML file that needs nothing else.
 
@@ -376,6 +414,9 @@ def write_page(
     file : str or Path
     links : dict of str to str or Path, optional
         Further pages of the period, by what they show.
+    data : dict of str to pandas.DataFrame, optional
+        What is different in the data: 'schema' (see `schemas.change_table`), 'profile' (see
+        `profiles.worth_telling`), and 'columns', the profile of the main table.
 
     Returns
     -------
@@ -386,6 +427,7 @@ def write_page(
 
     state, metric = summary["health"], PRIMARY[project.target.kind]
     figures = [plots.performance(tables["performance"], metric), plots.drift_heatmap(tables["drift"])]
+    figures += [plots.profile_change(data["profile"])] if data else []
     drawn = [
         figure.to_html(
             full_html=False, include_plotlyjs=number == 0, config={"displayModeBar": False, "responsive": True}
@@ -405,6 +447,8 @@ def write_page(
         "attention": f"<ul>{attention}</ul>" if attention else "<p>Nothing needs attention.</p>",
         "performance": drawn[0],
         "drift": drawn[1],
+        "changed": _changed_html(data["schema"]) + drawn[2] if data else "<p>Not looked at.</p>",
+        "profile": _profile_html(data["columns"]) if data else "<p>Not looked at.</p>",
         "decisions": _as_html(tables["decisions"]),
         "versions": _as_html(tables["versions"].drop(columns=["metric", "created"])),
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -340,7 +340,8 @@ class Rejects:
         """Takes converted rows that do not fit."""
         for bad, raw, period in zip(batch["_nbops_bad"], batch["_nbops_raw"], batch["_period"], strict=True):
             record = json.loads(raw.as_py())
-            key = ", ".join(str(record.get(name)) for name in self.key) or None
+            names = [name for name in self.key if name in record]
+            key = json.dumps({name: str(record[name]) for name in names}, ensure_ascii=False) if names else None
             self.rows += 1
             for name in bad.as_py().split(SEPARATOR):
                 rule = sentence(name, self.types[name])
