@@ -471,6 +471,13 @@ def _type_results(name: str, rejected: "pd.DataFrame", periods: "pd.Series", per
     return pd.DataFrame(lines, columns=RESULT_COLUMNS)
 
 # %% ../../notebooks/lib/10_contracts.ipynb #d76bc94c
+def _together(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
+    """The tables that have lines, one below the other."""
+    import pandas as pd
+
+    return pd.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
+
+
 def check_snapshot(
     project: Project, contract: "OpenDataContractStandard", snapshot: Snapshot, *, store: str | Path
 ) -> Validation:
@@ -513,8 +520,8 @@ def check_snapshot(
     facts = {name: table.model_dump() for name, table in valid.items()}
     return Validation(
         snapshot.model_copy(update={"tables": valid, "digest": digest(facts)}),
-        pd.concat(results, ignore_index=True),
-        pd.concat(quarantine, ignore_index=True),
+        _together(results),
+        _together(quarantine),
         pd.DataFrame(quality),
         raw,
     )

@@ -428,12 +428,8 @@ def write_page(
     state, metric = summary["health"], PRIMARY[project.target.kind]
     figures = [plots.performance(tables["performance"], metric), plots.drift_heatmap(tables["drift"])]
     figures += [plots.profile_change(data["profile"])] if data else []
-    drawn = [
-        figure.to_html(
-            full_html=False, include_plotlyjs=number == 0, config={"displayModeBar": False, "responsive": True}
-        )
-        for number, figure in enumerate(figures)
-    ]
+    how = {"full_html": False, "config": {"displayModeBar": False, "responsive": True}}
+    drawn = [figure.to_html(include_plotlyjs=number == 0, **how) for number, figure in enumerate(figures)]
     attention = "".join(
         f"<li>{pages.pill(item['level'], item['level'])} <b>{html.escape(item['title'])}</b>: {html.escape(item['detail'])}</li>"
         for item in state["attention"]
