@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
-           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Stream', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -240,6 +240,23 @@ class Engine(Part):
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
 # %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+class Stream(Part):
+    """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
+
+    `url` may be `env:NAME` or `file:PATH`, if it holds a password. `push` names the feature views that get every batch at once.
+    """
+
+    url: str = "nats://127.0.0.1:4222"
+    subject: str | None = None
+    table: str
+    durable: str = Field("nbops", pattern=r"^[A-Za-z0-9_-]+$")
+    batch_rows: int = Field(5000, ge=1, le=1_000_000)
+    batch_seconds: float = Field(1.0, gt=0, le=60)
+    redeliver_seconds: float = Field(30.0, ge=1)
+    max_bytes: int = Field(1 << 20, ge=1)
+    push: list[str] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #177829cf
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -259,6 +276,7 @@ class Project(Part):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
     engine: Engine = Engine()
+    stream: Stream | None = None
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -284,7 +302,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -310,7 +328,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #9101a43e
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -378,7 +396,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #aea9d528
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -404,7 +422,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
