@@ -7,12 +7,13 @@ __all__ = ['describe', 'stream']
 
 # %% ../../notebooks/lib/87_cli_stream.ipynb #2427e44c
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .cli import _count, _finish, _now, _options
+from .cli import _count, _finish, _noted, _now, _options
 
 # %% ../../notebooks/lib/87_cli_stream.ipynb #8238e6ac
 def describe(event: dict[str, Any]) -> str:
@@ -38,6 +39,18 @@ def describe(event: dict[str, Any]) -> str:
     }
     return texts[event["event"]].format_map(event)
 
+
+def _teller(log: str, quiet: bool) -> Callable[[dict[str, Any]], None]:
+    """Prints events on stderr, in words or as JSON."""
+
+    def tell(event: dict[str, Any]) -> None:
+        if log == "json":
+            click.echo(json.dumps({"time": _now("milliseconds"), **event}, ensure_ascii=False), err=True)
+        elif not quiet:
+            click.echo(f"{_now('seconds')} {describe(event)}", err=True)
+
+    return tell
+
 # %% ../../notebooks/lib/87_cli_stream.ipynb #693b9c6d
 @click.command()
 @click.option("--url", metavar="URL", help="Another broker than the project's: nats://host:port or kafka://host:port.")
@@ -46,7 +59,14 @@ def describe(event: dict[str, Any]) -> str:
 )
 @click.option("--until-empty", is_flag=True, help="End when everything that was sent is taken.")
 @click.option("--compact", is_flag=True, help="Take nothing; only roll small files up into larger ones.")
-@click.option("--log-format", "log", type=click.Choice(["text", "json"]), default="text", help="Of the log, on stderr.")
+@click.option(
+    "--log-format",
+    "log",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    callback=_noted,
+    help="Of the log, on stderr.",
+)
 @_options
 def stream(
     url: str | None, seconds: float | None, until_empty: bool, compact: bool, log: str, store: str | None, as_json: bool
@@ -66,16 +86,10 @@ def stream(
     project = load_project()
     folder = project.root / read_env(project, store)["store"]
 
-    def tell(event: dict[str, Any]) -> None:
-        if log == "json":
-            click.echo(json.dumps({"time": _now("milliseconds"), **event}, ensure_ascii=False), err=True)
-        elif not as_json:
-            click.echo(f"{_now('seconds')} {describe(event)}", err=True)
-
     if compact:
         done = roll_up(prepare(project, store=folder).settings.table, folder)
         return _finish({**done, "summary": describe({"event": "rolled_up", **done})}, as_json)
-    done = consume(project, store=folder, url=url, seconds=seconds, until_empty=until_empty, tell=tell)
+    done = consume(project, store=folder, url=url, seconds=seconds, until_empty=until_empty, tell=_teller(log, as_json))
     _finish({**done, "summary": _summary(done, stream_folder(project.stream.table, folder))}, as_json)  # type: ignore[union-attr]
 
 

@@ -71,6 +71,8 @@ class Form:
         A longer message is refused unread.
     decoder, lenient : msgspec.json.Decoder
         The second one takes any number for an integer.
+    odd : dict of int to str
+        Columns, by place, whose names the decoders cannot have.
     """
 
     table: str
@@ -80,6 +82,7 @@ class Form:
     max_bytes: int
     decoder: Any
     lenient: Any
+    odd: dict[int, str]
 
 # %% ../../notebooks/lib/19_messages.ipynb #cea9362f
 CHECKED = {
@@ -126,17 +129,18 @@ def form_of(contract: "OpenDataContractStandard", table: str, *, max_bytes: int 
     for rule in rules(contract, table):
         kinds = CHECKED.get(rule.expectation, set())
         (here if kinds is None or columns.get(rule.column) in kinds else later).append(rule)
-    decoders = [_decoder(columns, lenient) for lenient in (False, True)]
-    return Form(table, columns, here, later, max_bytes, *decoders)
+    odd = {place: name for place, name in enumerate(columns) if json.dumps(name, ensure_ascii=False) != f'"{name}"'}
+    strict, lenient = _decoder(columns, odd, False), _decoder(columns, odd, True)
+    return Form(table, columns, here, later, max_bytes, strict, lenient, odd)
 
 
-def _decoder(columns: dict[str, str], lenient: bool) -> Any:
-    """A decoder with a field for each column."""
+def _decoder(columns: dict[str, str], odd: dict[int, str], lenient: bool) -> Any:
+    """A decoder with a field for each column; a name with a quote in it, which it cannot have, is left for later."""
     fields = []
     for number, kind in enumerate(columns.values()):
         known = int | float if lenient and kind == "integer" else TYPES[kind]
-        fields.append((f"c{number}", known | None, None))
-    renamed = {f"c{number}": name for number, name in enumerate(columns)}
+        fields.append((f"c{number}", Any if number in odd else known | None, None))
+    renamed = {f"c{number}": f"_{number}" if number in odd else name for number, name in enumerate(columns)}
     return msgspec.json.Decoder(msgspec.defstruct("Row", fields, rename=renamed))
 
 # %% ../../notebooks/lib/19_messages.ipynb #ae0012b9
@@ -144,6 +148,32 @@ class Refused(ValueError):
     """Why a message cannot be a row."""
 
 # %% ../../notebooks/lib/19_messages.ipynb #267b343d
+def _with_odd(form: Form, values: tuple[Any, ...], whole: dict[str, Any]) -> tuple[Any, ...]:
+    """The values, with those of the columns that the decoders cannot name."""
+    found, kinds = list(values), list(form.columns.values())
+    for place, name in form.odd.items():
+        try:
+            found[place] = msgspec.convert(whole.get(name), TYPES[kinds[place]] | None)
+        except msgspec.ValidationError as error:
+            raise Refused(f"{error} - at $.{name}".replace("`", "")) from None
+    return tuple(found)
+
+
+def _whole_numbers(form: Form, data: bytes, strict: msgspec.ValidationError) -> tuple[Any, ...]:
+    """The values, where a whole number may be written as 3.0; else the strict decoder's error."""
+    try:
+        values = list(msgspec.structs.astuple(form.lenient.decode(data)))
+    except msgspec.ValidationError:
+        raise strict from None
+    for number, kind in enumerate(form.columns.values()):
+        value = values[number]
+        if kind == "integer" and value is not None and number not in form.odd:
+            if value != value // 1 or not -(2**63) <= value < 2**63:
+                raise strict
+            values[number] = int(value)
+    return tuple(values)
+
+# %% ../../notebooks/lib/19_messages.ipynb #c1188be8
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, if no key stands twice in it."""
     found = dict(pairs)
@@ -180,9 +210,11 @@ def decode(form: Form, data: bytes) -> tuple[tuple[Any, ...], str | None]:
     try:
         try:
             values = msgspec.structs.astuple(form.decoder.decode(data))
-        except msgspec.ValidationError:
-            values = _whole_numbers(form, data)
+        except msgspec.ValidationError as error:
+            values = _whole_numbers(form, data, error)
         whole = _WHOLE.decode(str(data, "utf-8"))
+        if form.odd:
+            values = _with_odd(form, values, whole)
     except Refused:
         raise
     except msgspec.ValidationError as error:
@@ -194,20 +226,7 @@ def decode(form: Form, data: bytes) -> tuple[tuple[Any, ...], str | None]:
     more = whole.keys() - form.columns.keys()
     return values, json.dumps({key: whole[key] for key in whole if key in more}, ensure_ascii=False) if more else None
 
-
-def _whole_numbers(form: Form, data: bytes) -> tuple[Any, ...]:
-    """The values, where a whole number may be written as 3.0; else the strict decoder's error."""
-    values = list(msgspec.structs.astuple(form.lenient.decode(data)))
-    for number, kind in enumerate(form.columns.values()):
-        if kind == "integer" and isinstance(values[number], float) and values[number].is_integer():
-            values[number] = int(values[number])
-        if kind == "integer" and values[number] is not None and not -(2**63) <= values[number] < 2**63:
-            form.decoder.decode(data)
-        if kind == "integer" and isinstance(values[number], float):
-            form.decoder.decode(data)  # raises: 1.5 is no integer
-    return tuple(values)
-
-# %% ../../notebooks/lib/19_messages.ipynb #d455e1b1
+# %% ../../notebooks/lib/19_messages.ipynb #93f5bd96
 def _outside(column: Any, promise: Rule) -> Any:
     """Rows outside a range; the limits are read in the column's type."""
     import pyarrow as pa
@@ -257,7 +276,7 @@ def _wrong_length(column: Any, promise: Rule) -> Any:
 
     return _outside(pc.utf8_length(column), promise)
 
-# %% ../../notebooks/lib/19_messages.ipynb #2b96eb0a
+# %% ../../notebooks/lib/19_messages.ipynb #811fdfea
 def broken(promise: Rule, column: "pyarrow.Array") -> "pyarrow.Array":
     """Which rows break a promise.
 
@@ -284,7 +303,7 @@ def broken(promise: Rule, column: "pyarrow.Array") -> "pyarrow.Array":
     }
     return judges[promise.expectation](column, promise)
 
-# %% ../../notebooks/lib/19_messages.ipynb #36a4159d
+# %% ../../notebooks/lib/19_messages.ipynb #804dcea1
 @dataclass(frozen=True)
 class Judged:
     """A batch, parted.
@@ -300,7 +319,7 @@ class Judged:
     rows: "pyarrow.Table"
     dead: "pyarrow.Table"
 
-# %% ../../notebooks/lib/19_messages.ipynb #9d4d7da3
+# %% ../../notebooks/lib/19_messages.ipynb #06f3e933
 def _columns(form: Form, decoded: list[tuple[Any, ...]]) -> "pyarrow.Table":
     """The contract's columns and `_more`, in the types of the contract."""
     import pyarrow as pa
@@ -344,7 +363,7 @@ def _sentences(form: Form, table: "pyarrow.Table") -> dict[int, str]:
                 found.setdefault(number, []).append(f"{promise.sentence} (received {value[:80]!r})")
     return {number: "; ".join(lines) for number, lines in found.items()}
 
-# %% ../../notebooks/lib/19_messages.ipynb #86e12b2b
+# %% ../../notebooks/lib/19_messages.ipynb #d9de2cc3
 def judge(form: Form, messages: list[Message], *, now: datetime) -> Judged:
     """Parts a batch of messages into rows and dead letters; each message is in one of them.
 

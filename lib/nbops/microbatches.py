@@ -413,8 +413,13 @@ def roll_up(
                 segment = _batch(_write_segment(connection, chunk, large))
                 large += [segment] if segment else []
                 done = {**done, "files": done["files"] + len(chunk), "segments": done["segments"] + 1}
-            for file, segment in list_batches(folder / kind)[1].items():
-                if file.exists() and time.time() - segment.file.stat().st_mtime >= grace:
-                    file.unlink()
-                    done["removed"] += 1
+            replaced = list_batches(folder / kind)[1]
+            old = [
+                file
+                for file, by in replaced.items()
+                if file.exists() and time.time() - by.file.stat().st_mtime >= grace
+            ]
+            for file in old:
+                file.unlink()
+            done["removed"] += len(old)
     return done
