@@ -154,7 +154,7 @@ async def _plain(url: str, subject: str, count: int) -> float:
 
 # %% ../../notebooks/lib/79_streambench.ipynb #feaa0992
 def bench_streams(*, messages: int = 100_000, repeats: int = 3) -> list[Measurement]:
-    """How long so many messages take until they are rows, against a subscriber that stores nothing.
+    """How long messages take to become rows, against a subscriber that stores nothing.
 
     Parameters
     ----------
