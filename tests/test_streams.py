@@ -390,6 +390,16 @@ def test_the_same_rows_in_the_same_order_before_and_after_a_roll_up(tmp_path):
     pd.testing.assert_frame_equal(before, read(tmp_path, positions=True))
 
 
+def test_many_small_files_are_rolled_up_while_messages_come(nats, tmp_path, monkeypatch):
+    monkeypatch.setattr("nbops.streams.ROLL_UP_FILES", 5)
+    folder, told = make(tmp_path / "shop", url=nats.url, batch_rows=50), []
+    nats.publish("orders", map(order, range(1, 2001)))
+    consume(load_project(folder), store=folder / "store", seconds=2, tell=told.append)
+    assert sum(event.get("segments", 0) for event in told if event["event"] == "rolled_up") > 0
+    assert read(folder)["number"].tolist() == list(range(1, 2001))
+    assert len(list_batches(stream_folder("orders", folder / "store") / "rows")[0]) < 40
+
+
 # Feature store
 
 
@@ -496,3 +506,11 @@ def test_a_batch_holds_a_message_once(tmp_path):
     twice = Message(order(1), "s", 0, 1, 5)
     take_batch(work, [twice, Message(order(2), "s", 0, 2, 6), twice])
     assert work.messages == 2 and len(read(tmp_path / "shop")) == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_rows_that_are_there(nats):
+    from nbops.streambench import bench_streams
+
+    (found,) = bench_streams(messages=3000, repeats=1)
+    assert found.ours > 0 and found.peer > 0 and "2997 rows, 3 dead letters" in found.note

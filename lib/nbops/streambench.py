@@ -140,7 +140,7 @@ async def _plain(url: str, subject: str, count: int) -> float:
     @plain.subscriber(
         subject, stream=JStream(subject, declare=False), durable="plain", pull_sub=PullSub(batch_size=500)
     )
-    async def one(message: dict) -> None:  # type: ignore[type-arg]
+    async def one(message: dict) -> None:
         seen[0] += 1
         if seen[0] >= count:
             done.set()
@@ -177,7 +177,7 @@ def bench_streams(*, messages: int = 100_000, repeats: int = 3) -> list[Measurem
             asyncio.run(_fill(url, subject, payloads))
             stream = Stream(table="readings", subject=subject, url=url)
             parts = {"sources": {"readings": source}, "target": target, "root": Path(name), "stream": stream}
-            project = Project(**settings, **parts)  # type: ignore[arg-type]
+            project = Project(**settings, **parts)
             done = consume(project, store=Path(name) / f"store{turn}", until_empty=True)
             rows = done["rows"]
             ours.append(done["seconds"])

@@ -319,7 +319,8 @@ class Pull:
         if self.link.ending:
             self.link.idle.set()
             await asyncio.Event().wait()  # until the broker stops, and cancels this
-        seconds, found = timeout or 1.0, []
+        seconds = timeout or 1.0
+        found: list[Any] = []
         request = {"batch": batch, "expires": int(seconds * 1e9)}
         await self.connection.publish(self.ask, json.dumps(request).encode(), reply=self.inbox)
         end = time.monotonic() + seconds + 0.5  # the server says when its time is up; if it is away, nobody does
