@@ -78,7 +78,7 @@ schema:
       - {name: device, logicalType: string, required: true, logicalTypeOptions: {pattern: '^[A-Z]{2}-[0-9]+$', maxLength: 12}}
       - {name: site, logicalType: string, enum: [{value: north}, {value: south}, {value: east}]}
       - {name: temperature, logicalType: number, logicalTypeOptions: {minimum: -40, maximum: 125}}
-      - {name: pressure, logicalType: number, logicalTypeOptions: {minimum: 0}}
+      - {name: torque, logicalType: number, logicalTypeOptions: {minimum: 0}}
       - {name: humidity, logicalType: number, logicalTypeOptions: {minimum: 0, maximum: 100}}
       - {name: voltage, logicalType: number}
       - {name: count, logicalType: integer}
@@ -105,7 +105,7 @@ def reading(number: int) -> bytes:
         "device": f"AB-{number % 5000}",
         "site": ("north", "south", "east")[number % 3],
         "temperature": 999.0 if number % 1000 == 0 else number % 1000 / 10,
-        "pressure": 1000 + number % 77 / 3,
+        "torque": 1000 + number % 77 / 3,
         "humidity": number % 100,
         "voltage": 3.3,
         "count": number * 7,
