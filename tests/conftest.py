@@ -40,6 +40,21 @@ def chromium():
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
+@pytest.fixture
+def nats(tmp_path):
+    """A real NATS server with JetStream, on a free port and in a folder of its own; skipped without one, failed in CI."""
+    from nats_server import NatsServer
+
+    program = shutil.which("nats-server")
+    if program is None:
+        reason = "no nats-server here; `make test` installs it where it may (Debian: apt install nats-server)"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    server = NatsServer(program, tmp_path / "jetstream")
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def flights_run(tmp_path_factory):
     """`make run` in a store of its own: what it printed, and the store. Takes minutes; only slow tests ask for it."""

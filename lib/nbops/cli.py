@@ -38,6 +38,7 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "stream": "nbops.cli_stream",
 }
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
@@ -454,7 +455,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 
 # %% ../../notebooks/lib/86_cli.ipynb #ae83a48b
 @main.command()
-@click.argument("what", type=click.Choice(["engine"]))
+@click.argument("what", type=click.Choice(["engine", "streams"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
 @click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
@@ -472,8 +473,13 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
     from nbops.config import load_project
     from nbops.snapshots import coverage
 
-    project = load_project()
-    found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)
+    if what == "streams":
+        from nbops.streambench import bench_streams
+
+        found = bench_streams(repeats=repeats)
+    else:
+        project = load_project()
+        found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)
     for one in [] if as_json else found:
         met = "" if one.met is None else "met" if one.met else "NOT MET"
         numbers = f"{one.ours:8.2f} {one.unit:<2} {one.peer:8.2f} {one.unit:<2} {one.ratio:6.1f}x"

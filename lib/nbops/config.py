@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
            'Features', 'Validation', 'Schemas', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Versions',
-           'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
+           'Stream', 'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -290,6 +290,23 @@ class Versions(Part):
         return self
 
 # %% ../../notebooks/lib/02_config.ipynb #89ebee70
+class Stream(Part):
+    """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
+
+    `url` may be `env:NAME` or `file:PATH`, if it holds a password. `push` names the feature views that get every batch at once.
+    """
+
+    url: str = "nats://127.0.0.1:4222"
+    subject: str | None = None
+    table: str
+    durable: str = Field("nbops", pattern=r"^[A-Za-z0-9_-]+$")
+    batch_rows: int = Field(5000, ge=1, le=1_000_000)
+    batch_seconds: float = Field(1.0, gt=0, le=60)
+    redeliver_seconds: float = Field(30.0, ge=1)
+    max_bytes: int = Field(1 << 20, ge=1)
+    push: list[str] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -311,6 +328,7 @@ class Project(Part):
     retraining: Retraining = Retraining()
     engine: Engine = Engine()
     versions: Versions | None = None
+    stream: Stream | None = None
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -336,7 +354,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #88b56572
+# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -362,7 +380,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -430,7 +448,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #2358dec9
+# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -456,7 +474,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
+# %% ../../notebooks/lib/02_config.ipynb #48b9980b
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
