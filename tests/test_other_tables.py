@@ -26,7 +26,8 @@ from nbops import (
     training,
 )
 from nbops.base import InputError
-from nbops.config import ALL, load_project, period_of
+from nbops.calendar import ALL, period_of
+from nbops.config import load_project
 from small_project import change, command, make_project, make_table, write_yaml
 
 pytestmark = pytest.mark.slow

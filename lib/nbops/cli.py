@@ -320,7 +320,8 @@ def replay(first: str, last: str, store: str | None, as_json: bool, log: str, fo
     Example: nbops replay --from 2013-02 --to 2013-12
     """
     from nbops import engine
-    from nbops.config import ALL, PRIMARY, load_project, period_range
+    from nbops.calendar import ALL, period_range
+    from nbops.config import PRIMARY, load_project
     from nbops.dag import Selection
     from nbops.periods import outcomes
 

@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from .base import InputError, nearest, parse_yaml
-from .config import ALL, Project
+from .calendar import ALL
+from .config import Project
 from .conversion import strptime_format
 from .ledger import digest
 from .rules import METRIC_OF, NEWEST, ROW_COUNT, TYPES, Rule, primary_key, rules

@@ -22,7 +22,8 @@ import yaml
 
 from . import registry
 from .base import InputError, nearest, parse_yaml
-from .config import ALL, Project, period_range
+from .calendar import ALL, period_range
+from .config import Project
 from .contracts import load_contract
 from .dag import Selection, StageError, build, debug_stage, reasons, recall_stages
 from .features import find_builder

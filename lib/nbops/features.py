@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 import duckdb
 
 from .base import InputError, nearest
-from .config import Project, as_of, label_cutoff, period_bounds
+from .calendar import period_bounds
+from .config import Project, as_of, label_cutoff
 
 if TYPE_CHECKING:
     import pandas as pd

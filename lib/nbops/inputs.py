@@ -519,7 +519,7 @@ def _part(project: Project, kind: str, name: str, trace: Trace, digests: Digests
         from nbops.sources import source_state
 
         source = next((one for one in project.sources.values() if one.place == name), None) or Source(path=name)
-        state = source_state(source, root, digests.of)
+        state = source_state(source, root, digests.of, store=trace.store or "store")
         asked = f"asked at {datetime.now(UTC).isoformat()}"  # nobody knows whether it has changed
         return {f"source {name}": asked if state is None else _short(json.dumps(state).encode())}
     if kind == "import":

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from .base import InputError, parse_yaml
-from .config import ALL, Project, as_of, period_bounds, period_of
+from .calendar import ALL, period_bounds, period_of
+from .config import Project, as_of
 from .inputs import Digests
 from .ledger import records, report_folder
 from .snapshots import coverage
@@ -65,13 +66,14 @@ def covered(project: Project, *, store: str | None = None) -> tuple[str, str]:
     tuple of str
     """
     source = project.sources[project.table]
-    digests = Digests(project.root / read_env(project, store)["store"] / "digests.json")
-    state = source_state(source, project.root, digests.of)
+    place = read_env(project, store)["store"]
+    digests = Digests(project.root / place / "digests.json")
+    state = source_state(source, project.root, digests.of, store=place)
     file = project.root / "contract.yaml"
     mark = [source.model_dump(), project.time, state, digests.of(file) if file.is_file() else ""]
     if state is None:
-        return coverage(project, _time_format(project))
-    first, last = digests.recall("coverage", mark, lambda: coverage(project, _time_format(project)))
+        return coverage(project, _time_format(project), store=place)
+    first, last = digests.recall("coverage", mark, lambda: coverage(project, _time_format(project), store=place))
     digests.save()
     return first, last
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ALL, Project
+from .calendar import ALL
+from .config import Project
 from .schemas import snapshot_before, type_word
 from .snapshots import Snapshot
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from .config import ALL, PRIMARY, Project, as_of, period_bounds, period_of
+from .calendar import ALL, period_bounds, period_of
+from .config import PRIMARY, Project, as_of
 from .ledger import records
 from .monitoring import merge_history, read_history
 from .policy import Decision

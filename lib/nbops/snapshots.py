@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from .base import InputError, nearest
-from .config import ALL, Project, Source, as_of
+from .calendar import ALL
+from .config import Project, Source, as_of
 from .conversion import SEPARATOR, convert, moment_of, sentence
 from .databases import time_range
 from .ledger import digest
@@ -264,7 +265,7 @@ def write_pieces(data: "pyarrow.Table", store: Path) -> list[Piece]:
     return [piece for piece in found if piece]
 
 # %% ../../notebooks/lib/08_snapshots.ipynb #708bdffe
-def coverage(project: Project, pattern: str | None = None) -> tuple[str, str]:
+def coverage(project: Project, pattern: str | None = None, *, store: str | Path = "store") -> tuple[str, str]:
     """The first and the last period in which the main table has rows.
 
     Parameters
@@ -272,6 +273,8 @@ def coverage(project: Project, pattern: str | None = None) -> tuple[str, str]:
     project : Project
     pattern : str, optional
         How the times are written, in the codes of strptime; ISO 8601 if not given.
+    store : str or Path
+        The store, from the project folder; for tables that come as a stream.
 
     Returns
     -------
@@ -293,7 +296,7 @@ def coverage(project: Project, pattern: str | None = None) -> tuple[str, str]:
                 f"SELECT unnest($ends) AS {quoted(str(source.time))}", params={"ends": list(ends)}
             )
         else:
-            relation = read_source(connection, source, root=project.root)
+            relation = read_source(connection, source, root=project.root, store=store)
         timed = _with_time(relation, source, project, pattern)
         first, last = timed.filter("_period <> ''").aggregate("min(_period), max(_period)").fetchall()[0]
     if first is None:
@@ -386,7 +389,7 @@ def _take_table(
     source, zone = project.sources[name], project.time.zone if project.time else "UTC"
     rejects = Rejects(project.key if name == project.table else [], types)
     with _connection(project, name) as connection, tempfile.TemporaryDirectory(prefix="nbops-") as scratch:
-        raw = read_source(connection, source, root=project.root, types=types)
+        raw = read_source(connection, source, root=project.root, types=types, store=store)
         relation = convert(raw, types, zone=zone, formats=formats)
         timed = _with_time(relation, source, project)
         if end and "_time" in timed.columns:
@@ -460,5 +463,5 @@ def _require_rows(project: Project, period: str, tables: dict[str, Table], store
             f"{reasons[0]['rule']}. Repair the data, or correct contract.yaml."
         )
     known = [piece.period for piece in table.pieces if piece.period]
-    first, last = coverage(project, pattern) if project.time else (known or ["-"])[0:1] * 2
+    first, last = coverage(project, pattern, store=store) if project.time else (known or ["-"])[0:1] * 2
     raise InputError(f"{where}; it covers {first} to {last}. Choose a period in that range.")

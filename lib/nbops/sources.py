@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'REJECTS', 'write_complete', 'write_table', 'write_text', 'write_json', 'connect', 'locate', 'is_remote',
-           'fetch', 'quoted', 'read_source', 'source_state']
+           'stream_table', 'fetch', 'quoted', 'read_source', 'source_state']
 
 # %% ../../notebooks/lib/06_sources.ipynb #f507b7c3
 import bz2
@@ -32,6 +32,7 @@ from .base import InputError, nearest, note_read
 from .config import Source
 from .databases import read_database
 from .ledger import digest
+from .microbatches import list_batches, read_stream, stream_folder
 from .secrets import REFERENCE, resolve
 
 if TYPE_CHECKING:
@@ -205,9 +206,23 @@ def is_remote(path: str | None) -> bool:
     -------
     bool
     """
-    return bool(path) and "://" in str(path) and not str(path).startswith(("package://", "file://"))
+    return bool(path) and "://" in str(path) and not str(path).startswith(("package://", "stream://", "file://"))
 
 # %% ../../notebooks/lib/06_sources.ipynb #c74afee7
+def stream_table(source: Source) -> str | None:
+    """The table whose messages a source reads, if it is a stream.
+
+    Parameters
+    ----------
+    source : Source
+
+    Returns
+    -------
+    str or None
+    """
+    return str(source.path).removeprefix("stream://") if str(source.path).startswith("stream://") else None
+
+# %% ../../notebooks/lib/06_sources.ipynb #4e74b205
 def _objects(source: Source, root: str | Path) -> tuple[Any, list[tuple[str, str]]]:
     """The file system of an address, and the objects there with a word for their state."""
     import fsspec
@@ -268,7 +283,7 @@ def fetch(source: Source, root: str | Path) -> list[Path]:
         files.append(target)
     return files
 
-# %% ../../notebooks/lib/06_sources.ipynb #3d6dfa8b
+# %% ../../notebooks/lib/06_sources.ipynb #007e5887
 def _drain(packed: IO[bytes], file: Path, origin: Path, limit: int) -> None:
     """Copies a stream to a file, a block at a time, up to a number of bytes."""
     written = 0
@@ -282,7 +297,7 @@ def _drain(packed: IO[bytes], file: Path, origin: Path, limit: int) -> None:
                 )
             unpacked.write(block)
 
-# %% ../../notebooks/lib/06_sources.ipynb #9b73234b
+# %% ../../notebooks/lib/06_sources.ipynb #0694cab6
 def _unpacked(file: Path) -> Path:
     """The file itself, or what is packed in it, unpacked into a temporary folder."""
     kind = file.suffix.lower()
@@ -321,7 +336,7 @@ def _opened(file: Path, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
     with unpack.get(kind, lambda one: pyarrow.CompressedInputStream(one, "zstd"))(file) as stream:
         yield file.stem, stream
 
-# %% ../../notebooks/lib/06_sources.ipynb #2aff0e2d
+# %% ../../notebooks/lib/06_sources.ipynb #551ce5cd
 def _first_line(file: Path) -> str:
     """The header of a text file: its first line, also where a quoted name has a line break in it."""
     text = ""
@@ -367,7 +382,7 @@ def _recode(file: Path, encoding: str, target: Path) -> None:
     with open(file, encoding=encoding, newline="") as text, open(target, "w", encoding="utf-8", newline="") as copy:
         shutil.copyfileobj(text, copy, 1 << 20)
 
-# %% ../../notebooks/lib/06_sources.ipynb #551ce5cd
+# %% ../../notebooks/lib/06_sources.ipynb #56ea16de
 def _parsed(source: Source, files: list[Path]) -> dict[tuple[str, ...], list[str]]:
     """Text files by what their first lines say: separator and column names; most sources have one group."""
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -387,7 +402,7 @@ def _parsed(source: Source, files: list[Path]) -> dict[tuple[str, ...], list[str
         groups.setdefault((mark, *names), []).append(str(file))
     return groups
 
-# %% ../../notebooks/lib/06_sources.ipynb #bea5d35a
+# %% ../../notebooks/lib/06_sources.ipynb #f068da5b
 REJECTS = "nbops_rejects"  # the table of lines that could not be read
 
 
@@ -433,7 +448,7 @@ def quoted(name: str) -> str:
     """
     return '"' + name.replace('"', '""') + '"'
 
-# %% ../../notebooks/lib/06_sources.ipynb #31e8c2b7
+# %% ../../notebooks/lib/06_sources.ipynb #7409d9eb
 def _reason(error: Exception) -> str:
     """What DuckDB says, in one line, without its list of possible settings."""
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines() if line.strip()]
@@ -452,7 +467,7 @@ def _require_columns(source: Source, present: list[str], declared: Iterable[str]
             "Repair it, or correct contract.yaml."
         )
 
-# %% ../../notebooks/lib/06_sources.ipynb #90b1c251
+# %% ../../notebooks/lib/06_sources.ipynb #7678f759
 def _read_files(
     connection: "duckdb.DuckDBPyConnection", source: Source, root: str | Path, declared: set[str] | None
 ) -> "duckdb.DuckDBPyRelation":
@@ -478,9 +493,14 @@ def _read_files(
         f"{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl; text also as .gz, .bz2, .zst and .zip."
     )
 
-# %% ../../notebooks/lib/06_sources.ipynb #7409d9eb
+# %% ../../notebooks/lib/06_sources.ipynb #46ba5eee
 def read_source(
-    connection: "duckdb.DuckDBPyConnection", source: Source, *, root: str | Path, types: dict[str, str] | None = None
+    connection: "duckdb.DuckDBPyConnection",
+    source: Source,
+    *,
+    root: str | Path,
+    types: dict[str, str] | None = None,
+    store: str | Path = "store",
 ) -> "duckdb.DuckDBPyRelation":
     """A source as a DuckDB relation, values as they stand; nothing is loaded yet.
 
@@ -494,6 +514,8 @@ def read_source(
     types : dict of str to str, optional
         The columns that the contract declares; text files and databases give them as text, see `conversion.convert`. None reads all
         columns of text files as text.
+    store : str or Path
+        Where streams have put their rows, from the project folder.
 
     Returns
     -------
@@ -511,6 +533,9 @@ def read_source(
         if source.url is not None:
             note_read("source", source.place)
             relation = connection.from_arrow(read_database(source, root, set(types or {})))
+        elif stream := stream_table(source):
+            note_read("source", source.place)
+            relation = read_stream(connection, stream, Path(root) / store)
         else:
             relation = _read_files(connection, source, root, None if types is None else set(types))
         _require_columns(source, relation.columns, types or {})
@@ -518,8 +543,10 @@ def read_source(
         raise InputError(f"{source.place} cannot be read: {_reason(error)}") from None
     return relation
 
-# %% ../../notebooks/lib/06_sources.ipynb #4e9bacb7
-def source_state(source: Source, root: str | Path, digest_of: Callable[[Path], str]) -> Any:
+# %% ../../notebooks/lib/06_sources.ipynb #9b30db39
+def source_state(
+    source: Source, root: str | Path, digest_of: Callable[[Path], str], *, store: str | Path = "store"
+) -> Any:
     """What changes when a source's content changes.
 
     Parameters
@@ -529,6 +556,8 @@ def source_state(source: Source, root: str | Path, digest_of: Callable[[Path], s
         The project folder.
     digest_of : callable
         Gives the digest of a local file.
+    store : str or Path
+        Where streams have put their rows, from the project folder.
 
     Returns
     -------
@@ -542,6 +571,8 @@ def source_state(source: Source, root: str | Path, digest_of: Callable[[Path], s
     """
     if source.url is not None:
         return None
+    if stream := stream_table(source):
+        return [batch.file.name for batch in list_batches(stream_folder(stream, Path(root) / store) / "rows")[0]]
     if is_remote(source.path):
         found = _objects(source, root)[1]
         return None if any(state.startswith(UNKNOWN) for _, state in found) else found
