@@ -284,7 +284,6 @@ def write_docs(
     ]
     known: dict[str, Any] = next((one["meta"] for one in great_expectations.values() if one.get("meta")), {})
     version = known.get("great_expectations_version", "")
-    when = str(known.get("validation_time", ""))[:16].replace("T", " ")
     parts = {
         "title": html.escape(f"Data Docs: {project.title}, {period}"),
         "subtitle": "What the contract promises, and what arrived",
@@ -292,7 +291,7 @@ def write_docs(
         "detail": detail,
         "tiles": _tiles(results, quality),
         "sections": "".join(sections),
-        "footer": f"Checked by Great Expectations {html.escape(version)}, {html.escape(when)} UTC. Beside this page: its result as "
+        "footer": f"Checked by Great Expectations {html.escape(version)}. Beside this page: its result as "
         '<a href="great_expectations.json">JSON</a>, and the rows set aside as <a href="quarantine.parquet">Parquet</a>.',
     }
     return write_text(PAGE.format(style=STYLE, **parts), file)
