@@ -26,6 +26,6 @@ def test_ratios_to_the_stock_tools(small):
     found = {one["name"]: one for one in json.loads(done.stdout)["measurements"]}
     assert len(found) == 7 and all(one["ours"] > 0 and one["peer"] > 0 for one in found.values())
     assert (
-        found["one period, all stages"]["note"] == "8 products identical; different by nature: great_expectations.json"
+        found["one period, all stages"]["note"] == "9 products identical; different by nature: great_expectations.json"
     )
     assert any(name.startswith("edit 30_features, beyond the work of 1 stage") for name in found)

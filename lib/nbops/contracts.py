@@ -326,7 +326,8 @@ def check_table(
     failures : pandas.DataFrame
         One line per broken promise: row (position), column, value (as text), rule.
     result : dict
-        The validation result as Great Expectations writes it, without the list of all failing rows.
+        The validation result as Great Expectations writes it, without the list of all failing rows; the most frequent
+        values that break a rule are in the rule's `meta`.
 
     Raises
     ------
@@ -350,6 +351,8 @@ def check_table(
         now = int(mine[failed].sum())
         lines.append(result_line(promise, len(failed), len(table), now, int(mine.sum()), kept=one["success"]))
         failures.append(failure_lines(table, promise, failed))
+        worst = failures[-1]["value"].value_counts()  # Great Expectations counts the first two hundred only
+        one["meta"] = {"worst": dict(worst.head(3).items()), "different": len(worst)} if failed else {}
     together = pd.concat(failures[1:], ignore_index=True) if len(failures) > 1 else failures[0]
     return pd.DataFrame(lines, columns=RESULT_COLUMNS), together.astype({"row": "int64", "value": "str"}), result
 
@@ -408,12 +411,10 @@ def _quality_line(
     }
 
 
-def _records(rows: "pd.DataFrame", bad: "pd.Series", columns: list[str]) -> dict[int, str | None]:
-    """Some columns of the bad rows as JSON, by position; None for no columns."""
-    names = [name for name in columns if name in rows]
-    if not names:
-        return dict.fromkeys(bad)
-    chosen = rows.loc[list(bad), names].astype(str).to_dict("records")
+def _records(rows: "pd.DataFrame", bad: "pd.Series", columns: list[str]) -> dict[int, str]:
+    """Some columns of the bad rows as JSON, by position; without columns the position itself."""
+    known = [name for name in columns if name in rows]
+    chosen = rows.loc[list(bad), known].astype(str).to_dict("records") if known else [{"row": str(row)} for row in bad]
     return {row: json.dumps(one, ensure_ascii=False) for row, one in zip(bad, chosen, strict=True)}
 
 

@@ -225,8 +225,8 @@ def slack(low: float, high: float, *, whole: bool) -> tuple[Any, Any]:
     """
     if 0 <= low and high <= 1:
         return 0, 1
-    margin = (high - low) / 4 or abs(high) / 4
-    if not math.isfinite(margin) or not math.isfinite(low + high) or margin < 1e-300:
+    margin = (high - low) / 4 or abs(high) / 4 if max(abs(low), abs(high)) < 1e300 else 0
+    if margin < 1e-300:
         return (0 if low >= 0 else None), (0 if high <= 0 else None)
     step = 10 ** math.floor(math.log10(margin))
     step = max(1, step) if whole else step
@@ -437,7 +437,8 @@ def _property(connection: Any, facts: Facts, key: list[str]) -> dict[str, Any]:
     elif facts.unique and facts.rows >= 100 and facts.kind in ("integer", "string") and facts.longest <= 64:
         found["unique"] = True
     found |= _value_promises(connection, facts)
-    if facts.kind in ("integer", "number") and not facts.unique and (facts.low, facts.high) != (0, 1):
+    counted = facts.kind == "number" or (facts.kind == "integer" and not facts.unique)
+    if counted and (facts.low, facts.high) != (0, 1):
         found["customProperties"] = [{"property": "unit", "value": None}]
     if not facts.present:
         found["description"] = "always missing in this file: its type is not known"
