@@ -35,7 +35,7 @@ class Groups(click.Group):
         return super().get_command(context, name)
 
 
-GROUPS: dict[str, str] = {}  # name of a group of commands -> the module that holds it
+GROUPS: dict[str, str] = {"lineage": "nbops.cli_lineage"}  # name of a group of commands -> the module that holds it
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
 class Commands(Groups):
@@ -146,6 +146,8 @@ class Progress:
         elif name in ("stage_done", "stage_up_to_date"):
             self.bar.update(self.task, advance=1)
             self._log(f"{where:<20} " + (f"{event['seconds']:5.1f} s" if name == "stage_done" else "up to date"))
+        elif name == "note":
+            self.line(f"nbops: {event['message']}")
         elif name == "output":
             for text in event["text"].splitlines():
                 self._log(f"{where:<20} | {text}")

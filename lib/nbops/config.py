@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
-           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Lineage', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -239,7 +239,20 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #90e297d2
+class Lineage(Part):
+    """Where lineage events go besides the store's own file; nothing here changes a result.
+
+    `url` is an OpenLineage endpoint; without a path, `/api/v1/lineage` is meant. `api_key` is a reference, `env:NAME` or `file:PATH`.
+    `namespace` is that of the jobs and data sets, the project's name if not given.
+    """
+
+    url: str | None = Field(None, pattern=r"^https?://[^/\s@]+(/\S*)?$")
+    api_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
+    namespace: str | None = Field(None, min_length=1)
+    timeout_seconds: float = Field(5, gt=0)
+
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -259,6 +272,7 @@ class Project(Part):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
     engine: Engine = Engine()
+    lineage: Lineage = Lineage()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -284,7 +298,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #89ebee70
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -310,7 +324,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -378,7 +392,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -404,7 +418,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
