@@ -409,9 +409,9 @@ def stage_event(
     stage, namespace = stages[name], project.lineage.namespace or project.name
     record = _read_record(stage) if state == "COMPLETE" else {"inputs": {}, "products": {}}
     event = _event(project, period, state, name, run=run, parent=parent, time=time, message=message)
+    event["run"]["facets"] |= _facets(nbops_stage={"period": period, "stage": name, "products": record["products"]})
     event["inputs"] = _inputs(project, namespace, stages, stage, record["inputs"])
     if state == "COMPLETE":
-        event["run"]["facets"] |= _facets(nbops_stage={"period": period, "stage": name, "products": record["products"]})
         data = [key for key, path in stage.products.items() if path != stage.notebook]
         event["outputs"] = [
             one for key in data for one in _datasets(namespace, stage, key, record["products"].get(key))
@@ -554,6 +554,25 @@ def _post(address: str, line: bytes, headers: dict[str, str], timeout: float) ->
         return 0, f"{address} cannot be reached: {getattr(error, 'reason', error)}"
 
 # %% ../../notebooks/lib/53_lineage.ipynb #c7b5428f
+def _work(emitter: Any) -> None:
+    """Writes and delivers the events of a run, until there are no more."""
+    settings = emitter.project.lineage
+    while (make := emitter.todo.get()) is not None:
+        try:
+            append_event(emitter.store, make())
+            if emitter.reachable and settings.url:
+                _, problem = deliver(
+                    emitter.store, settings.url, api_key=emitter.api_key, timeout=settings.timeout_seconds
+                )
+                if problem:
+                    kept = f"The run goes on; events are kept in {events_file(emitter.store)}, and the next run sends them."
+                    emitter.problem, emitter.reachable = f"lineage: {problem}. {kept}", "refused" in problem
+        except Exception as error:  # whatever it is, a run does not end because of its lineage
+            emitter.problem = (
+                emitter.problem or f"lineage: an event could not be written: {type(error).__name__}: {error}"
+            )
+
+# %% ../../notebooks/lib/53_lineage.ipynb #03c568ed
 class Emitter:
     """Turns what the engine tells into lineage events, beside the run."""
 
@@ -601,22 +620,3 @@ class Emitter:
         self.thread.join()
         if self.problem:
             self.tell({"event": "note", "message": self.problem})
-
-# %% ../../notebooks/lib/53_lineage.ipynb #03c568ed
-def _work(emitter: Emitter) -> None:
-    """Writes and delivers the events of a run, until there are no more."""
-    settings = emitter.project.lineage
-    while (make := emitter.todo.get()) is not None:
-        try:
-            append_event(emitter.store, make())
-            if emitter.reachable and settings.url:
-                _, problem = deliver(
-                    emitter.store, settings.url, api_key=emitter.api_key, timeout=settings.timeout_seconds
-                )
-                if problem:
-                    kept = f"The run goes on; events are kept in {events_file(emitter.store)}, and the next run sends them."
-                    emitter.problem, emitter.reachable = f"lineage: {problem}. {kept}", "refused" in problem
-        except Exception as error:  # whatever it is, a run does not end because of its lineage
-            emitter.problem = (
-                emitter.problem or f"lineage: an event could not be written: {type(error).__name__}: {error}"
-            )
