@@ -104,7 +104,7 @@ def _read_query(reading: _Reading, scope: Any) -> dict[str, Dependencies]:
     from sqlglot import exp
 
     if isinstance(scope.expression, exp.SetOperation):
-        parts = [_of_query(reading, one) for one in scope.union_scopes]
+        parts = [_of_query(reading, one) for one in scope.set_operation_scopes]
         lists = [list(one.values()) for one in parts]
         return {name: _merge(one) for name, one in zip(parts[0], zip(*lists, strict=False), strict=False)}
     if not isinstance(scope.expression, exp.Select):
@@ -456,8 +456,10 @@ def _find(
     builder = find_builder(project)
     try:
         return _plain("sql", "", builder_lineage(builder, tables), times)
-    except Untraceable as error:
-        reason = str(error)
+    except Exception as error:  # also what reading a query raises that nobody thought of: it must not cost the event
+        reason = (
+            str(error) if isinstance(error, Untraceable) else f"a query cannot be read: {type(error).__name__}: {error}"
+        )
     if not experiments:
         return {"format": 1, "method": "unknown", "note": reason, "features": {}}
     files = {name: [str(store / one["file"]) for one in table["pieces"]] for name, table in valid["tables"].items()}
