@@ -38,6 +38,7 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
 }
 
@@ -150,6 +151,8 @@ class Progress:
         elif name in ("stage_done", "stage_up_to_date"):
             self.bar.update(self.task, advance=1)
             self._log(f"{where:<20} " + (f"{event['seconds']:5.1f} s" if name == "stage_done" else "up to date"))
+        elif name == "note":
+            self.line(f"nbops: {event['message']}")
         elif name == "output":
             for text in event["text"].splitlines():
                 self._log(f"{where:<20} | {text}")

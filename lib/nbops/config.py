@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Part', 'Source', 'Time', 'Target', 'Features', 'Validation', 'Schemas', 'Training', 'Gates', 'Monitoring',
-           'Retraining', 'Engine', 'Versions', 'Stream', 'Project', 'find_root', 'load_project', 'as_of',
+           'Retraining', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root', 'load_project', 'as_of',
            'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
@@ -174,7 +174,20 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #22f893c2
+class Lineage(Part):
+    """Where lineage events go besides the store's own file; nothing here changes a result.
+
+    `url` is an OpenLineage endpoint; without a path, `/api/v1/lineage` is meant. `api_key` is a reference, `env:NAME` or `file:PATH`.
+    `namespace` is that of the jobs and data sets, the project's name if not given.
+    """
+
+    url: str | None = Field(None, pattern=r"^https?://[^/\s@]+(/\S*)?$")
+    api_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
+    namespace: str | None = Field(None, min_length=1)
+    timeout_seconds: float = Field(5, gt=0)
+
+# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote.
 
@@ -195,7 +208,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #84b55768
+# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -212,7 +225,7 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #c79e074f
+# %% ../../notebooks/lib/02_config.ipynb #177829cf
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -235,6 +248,7 @@ class Project(Part):
     engine: Engine = Engine()
     versions: Versions | None = None
     stream: Stream | None = None
+    lineage: Lineage = Lineage()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -260,7 +274,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #99809971
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -286,7 +300,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
+# %% ../../notebooks/lib/02_config.ipynb #9101a43e
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -354,7 +368,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #992321a3
+# %% ../../notebooks/lib/02_config.ipynb #aea9d528
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -380,7 +394,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -600,6 +600,7 @@ class _Crew:
     digests: Digests
     store: Path
     tell: Callable[[dict[str, Any]], None]
+    note: Callable[[str, dict[str, Stage], str, str], None] = lambda state, stages, name, message: None
     done: dict[str, float | None] = dataclasses.field(default_factory=dict)
     running: dict[Any, Execution] = dataclasses.field(default_factory=dict)
     next: Worker | None = None
@@ -621,6 +622,8 @@ class _Crew:
             for execution in list(self.running.values()) if interrupted else []:
                 execution.stop("interrupted")
             concurrent.futures.wait(self.running)
+            for future, execution in self.running.items():
+                _note_end(self, execution.name, future.exception(), interrupted=interrupted)
             raise
         finally:
             if self.next:
@@ -651,6 +654,7 @@ def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
         for each, stage in load_stages(crew.project, crew.env).items():
             crew.stages[each].task = stage.task
     crew.tell({"event": "stage", "stage": name, "why": [str(one) for one in why] or ["forced"]})
+    crew.note("START", crew.stages, name, "")
     with PARSING:
         redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
     worker, crew.next = crew.next or Worker(), None
@@ -664,6 +668,12 @@ def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
         crew.next = Worker(kernel, crew.project.root)
 
 
+def _note_end(crew: _Crew, name: str, error: BaseException | None, *, interrupted: bool = False) -> None:
+    """Notes how a stage ended, in the words of OpenLineage."""
+    state = "COMPLETE" if error is None else "ABORT" if interrupted else "FAIL"
+    crew.note(state, crew.stages, name, "" if error is None else str(error))
+
+
 def _collect(crew: _Crew) -> None:
     """Waits until a stage ends, and notes how."""
     first = concurrent.futures.FIRST_COMPLETED
@@ -671,9 +681,12 @@ def _collect(crew: _Crew) -> None:
         execution = crew.running.pop(future)
         try:
             crew.done[execution.name] = future.result()
-        except Exception as error:
-            crew.tell({"event": "stage_failed", "stage": execution.name, "message": str(error)})
+        except BaseException as error:
+            _note_end(crew, execution.name, error, interrupted=isinstance(error, KeyboardInterrupt))
+            if isinstance(error, Exception):
+                crew.tell({"event": "stage_failed", "stage": execution.name, "message": str(error)})
             raise
+        _note_end(crew, execution.name, None)
         crew.tell({"event": "stage_done", "stage": execution.name, "seconds": crew.done[execution.name]})
 
 # %% ../../notebooks/lib/61_dag.ipynb #63939175
@@ -684,6 +697,7 @@ def build(
     store: Path,
     tell: Callable[[dict[str, Any]], None],
     selection: Selection | None = None,
+    note: Callable[[str, dict[str, Stage], str, str], None] | None = None,
 ) -> dict[str, float | None]:
     """Runs the stages that are out of date.
 
@@ -697,6 +711,8 @@ def build(
     tell : callable
         Called with events; from several threads, one at a time.
     selection : Selection, optional
+    note : callable, optional
+        Called when a stage starts and ends with START, COMPLETE, FAIL or ABORT, all stages, its name and the error's message.
 
     Returns
     -------
@@ -719,6 +735,7 @@ def build(
         _sweep(stages, store)
         tell({"event": "begin", "stages": [name for name in stages if name in wanted]})
         crew = _Crew(project, env, stages, digests, store, tell)
+        crew.note = note or crew.note
         try:
             return crew.run(wanted, forced)
         finally:

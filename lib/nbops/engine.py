@@ -29,9 +29,11 @@ from .dag import Selection, StageError, build, debug_stage, reasons, recall_stag
 from .features import find_builder
 from .inputs import Digests
 from .ledger import record, report_folder
+from .lineage import Emitter
 from .monitoring import report_before
 from .periods import DEFAULTS, check_period, newest_period, read_env
 from .schemas import snapshot_before
+from .secrets import resolve
 from .sources import write_json
 from .training import FAMILIES
 from .versions import restored_digest
@@ -186,6 +188,12 @@ def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[st
     )
 
 # %% ../../notebooks/lib/80_engine.ipynb #152201b5
+def _lineage_key(project: Project) -> str | None:
+    """The secret of the lineage endpoint, if the project has one."""
+    reference = project.lineage.api_key if project.lineage.url else None
+    return resolve(reference, project.root) if reference else None
+
+# %% ../../notebooks/lib/80_engine.ipynb #860eef09
 def run_period(
     project: Project,
     period: str,
@@ -223,7 +231,11 @@ def run_period(
     with one_run_at_a_time(folder):
         env = parameters(project, period, store=store)
         say = tell or (lambda event: None)
-        stages = build(project, env, store=folder, tell=lambda one: say({"period": period, **one}), selection=selection)
+        events = Emitter(
+            project, folder, period, api_key=_lineage_key(project), tell=lambda one: say({"period": period, **one})
+        )
+        with events:
+            stages = build(project, env, store=folder, tell=events.tell, selection=selection, note=events.note)
         result = PeriodResult(period, stages)
         result.seconds = time.perf_counter() - start
         summary = report_folder(folder, period) / "summary.json"
@@ -232,7 +244,7 @@ def run_period(
             _write_run(project, folder, result, env)
     return result
 
-# %% ../../notebooks/lib/80_engine.ipynb #eca623fa
+# %% ../../notebooks/lib/80_engine.ipynb #252ba25e
 def replay(
     project: Project,
     first: str,
@@ -272,7 +284,7 @@ def replay(
     for period in periods:
         yield run_period(project, period, store=store, tell=tell, selection=selection)
 
-# %% ../../notebooks/lib/80_engine.ipynb #8c4b529d
+# %% ../../notebooks/lib/80_engine.ipynb #e03528fe
 def why(
     project: Project, period: str | None = None, *, stage: str | None = None, store: str | None = None
 ) -> dict[str, Any]:
@@ -310,7 +322,7 @@ def why(
         found = {name: [asdict(one) for one in reasons(project, stages, name, digests)] for name in names}
     return {"period": period, "stages": found}
 
-# %% ../../notebooks/lib/80_engine.ipynb #e03528fe
+# %% ../../notebooks/lib/80_engine.ipynb #aab6b9e3
 def debug(project: Project, stage: str, period: str | None = None, *, store: str | None = None) -> dict[str, str]:
     """Runs a stage of a period up to its failing cell, see `dag.debug_stage`.
 
@@ -328,7 +340,7 @@ def debug(project: Project, stage: str, period: str | None = None, *, store: str
     """
     return debug_stage(project, parameters(project, period or newest_period(project, store=store), store=store), stage)
 
-# %% ../../notebooks/lib/80_engine.ipynb #45463820
+# %% ../../notebooks/lib/80_engine.ipynb #d8903d16
 def page(project: Project, period: str, *, store: str | None = None) -> Path | None:
     """The period's page, one HTML file; None if there is none.
 
