@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from .calendar import period_bounds
 from .column_lineage import DIRECT, INDIRECT, feature_lineage
-from .config import Project, as_of
+from .config import Project, Source, as_of
 from .ledger import digest, records
 from .sources import write_json
 
@@ -69,13 +69,13 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 # %% ../../notebooks/lib/53_lineage.ipynb #e9ffc68f
-def source_name(path: str, root: str | Path) -> tuple[str, str]:
+def source_name(source: Source, root: str | Path) -> tuple[str, str]:
     """Namespace and name of a source, without what is secret in its address.
 
     Parameters
     ----------
-    path : str
-        As `project.yaml` has it: a file, a pattern or an address.
+    source : Source
+        A file, a pattern, an address, or a table of a database.
     root : str or Path
         The project folder.
 
@@ -83,7 +83,12 @@ def source_name(path: str, root: str | Path) -> tuple[str, str]:
     -------
     tuple of str
     """
+    path = source.path or str(source.url)
     parts = urlsplit(path)
+    if source.url is not None and "://" not in path:
+        return path, source.table or "query"  # a reference: the address itself is a secret
+    if source.url is not None:
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", source.table or "query"
     if "://" not in path:
         return "file", str(Path(root) / path)
     host = parts.netloc.rpartition("@")[2]
@@ -94,9 +99,9 @@ def _sources(project: Project, leaves: dict[str, str]) -> list[dict[str, Any]]:
     """The sources as data sets; their version if it is known."""
     found = []
     for table, source in project.sources.items():
-        namespace, name = source_name(source.path, project.root)
-        scheme = f"{namespace}/{name}" if "://" in namespace else Path(name).as_uri()
-        seen = leaves.get(f"source {source.path}")
+        namespace, name = source_name(source, project.root)
+        scheme = f"{namespace}/{name}" if namespace != "file" else Path(name).as_uri()
+        seen = leaves.get(f"source {source.place}")
         facets = _facets(dataSource={"name": table, "uri": scheme}, version={"datasetVersion": seen} if seen else None)
         found.append({"namespace": namespace, "name": name, "facets": facets})
     return found

@@ -67,8 +67,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _add_sources(graph: Graph, project: Project) -> None:
     """The data sources."""
     for table, source in project.sources.items():
-        namespace, name = source_name(source.path, project.root)
-        where = f"{namespace}/{name}" if "://" in namespace else source.path
+        namespace, name = source_name(source, project.root)
+        where = f"{namespace}/{name}" if namespace != "file" else source.place
         graph.add("source", table, table, where)
 
 
