@@ -8,7 +8,6 @@ __all__ = ['HISTORY', 'VERSION_COLUMNS', 'PAGE', 'decision_line', 'extend_histor
 
 # %% ../../notebooks/lib/72_report.ipynb #8c107063
 import html
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -348,14 +347,14 @@ def _as_html(table: "pd.DataFrame") -> str:
     }
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
-# %% ../../notebooks/lib/72_report.ipynb #c1cf50cf
-def _links(pages: dict[str, str | Path], folder: Path) -> str:
-    """Links to other pages of the period, relative, so that the folder of products can be moved as a whole."""
-    places = {title: quote(os.path.relpath(page, folder).replace(os.sep, "/")) for title, page in pages.items()}
+# %% ../../notebooks/lib/72_report.ipynb #db25f13e
+def _links(pages: dict[str, str | Path]) -> str:
+    """Links to pages that other stages of the period have made."""
+    places = {title: f"../{quote(Path(page).parent.name)}/{quote(Path(page).name)}" for title, page in pages.items()}
     listed = [f'<a href="{place}">{html.escape(title)}</a>' for title, place in places.items()]
     return f" More of this period: {', '.join(listed)}." if listed else ""
 
-# %% ../../notebooks/lib/72_report.ipynb #40f7b320
+# %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
 def write_page(
     project: Project,
     summary: dict[str, Any],
@@ -408,6 +407,6 @@ def write_page(
         "decisions": _as_html(tables["decisions"]),
         "versions": _as_html(tables["versions"].drop(columns=["metric", "created"])),
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "links": _links(links or {}, Path(file).parent),
+        "links": _links(links or {}),
     }
     return write_text(PAGE.format(**parts), file)
