@@ -8,7 +8,6 @@ __all__ = ['HISTORY', 'VERSION_COLUMNS', 'PAGE', 'decision_line', 'extend_histor
 
 # %% ../../notebooks/lib/72_report.ipynb #8c107063
 import html
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -369,13 +368,13 @@ def _as_html(table: "pd.DataFrame") -> str:
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
 # %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
-def _links(pages: dict[str, str | Path], folder: Path) -> str:
-    """Links to other pages of the period, relative, so that the folder of products can be moved as a whole."""
-    places = {title: quote(os.path.relpath(page, folder).replace(os.sep, "/")) for title, page in pages.items()}
+def _links(pages: dict[str, str | Path]) -> str:
+    """Links to pages that other stages of the period have made."""
+    places = {title: f"../{quote(Path(page).parent.name)}/{quote(Path(page).name)}" for title, page in pages.items()}
     listed = [f'<a href="{place}">{html.escape(title)}</a>' for title, place in places.items()]
     return f" More of this period: {', '.join(listed)}." if listed else ""
 
-# %% ../../notebooks/lib/72_report.ipynb #f9120039
+# %% ../../notebooks/lib/72_report.ipynb #9c0aeecd
 def _profile_html(profile: "pd.DataFrame") -> str:
     """The profile of the main table for the page."""
     from nbops import pages
@@ -393,7 +392,7 @@ def _changed_html(changes: "pd.DataFrame") -> str:
     lines = [f"<li>{words[bool(one.breaking)]} {html.escape(one.sentence)}</li>" for one in changes.itertuples()]
     return f"<ul>{''.join(lines)}</ul>" if lines else "<p>The schema is what it was.</p>"
 
-# %% ../../notebooks/lib/72_report.ipynb #dddb9fa3
+# %% ../../notebooks/lib/72_report.ipynb #3bc839bd
 def write_page(
     project: Project,
     summary: dict[str, Any],
@@ -449,6 +448,6 @@ def write_page(
         "decisions": _as_html(tables["decisions"]),
         "versions": _as_html(tables["versions"].drop(columns=["metric", "created"])),
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "links": _links(links or {}, Path(file).parent),
+        "links": _links(links or {}),
     }
     return write_text(PAGE.format(**parts), file)
