@@ -27,8 +27,12 @@ import pytest
 import sqlalchemy
 
 from nbops.base import InputError
-from nbops.config import Project, Source, Target, Time
+from nbops.config import Project, Source, Target, Time, load_project
+from nbops.contracts import check_snapshot, column_types, load_contract, require_quality
+from nbops.microbatches import stream_folder, write_batch
 from nbops.snapshots import coverage, take_snapshot
+from nbops.sources import source_state
+from small_project import make_project
 
 TYPES = {
     "number": "BIGINT",
@@ -442,3 +446,42 @@ def test_nothing_that_fits_is_said(tmp_path):
         InputError, match="has no rows in period all that can be used; 2 values do not fit, for example 'one'"
     ):
         snapshot(tmp_path, "rows.csv", {"number": "BIGINT", "ok": "BOOLEAN"})
+
+
+# ---------------------------------------------------------------- what becomes of them in a run
+
+
+def test_rejected_rows_are_quarantined_with_their_reason(tmp_path):
+    made = load_project(make_project(tmp_path / "project", kind="regression", time="month", rows=60))
+    file = made.root / "rows.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1].replace("0,", "zero,", 1), *lines[2:], "1,2,3"]))
+    contract = load_contract(made.root)
+    taken = take_snapshot(made, "2024-01", store=tmp_path / "store", types=column_types(contract))
+    found = check_snapshot(made, contract, taken, store=tmp_path / "store")
+    assert found.quarantine["value"].tolist() == ["zero", "1,2,3"]
+    assert json.loads(found.quarantine["key"][0]) == {"number": "zero"}
+    quality = found.quality.set_index("table").loc["things"]
+    assert quality["quarantined"] == 2 and quality["rows"] == found.valid.tables["things"].rows + 2
+    assert "number is a whole number" in set(found.results["rule"])
+    with pytest.raises(InputError, match=r"number is a whole number|can be read"):
+        require_quality(made, found.quality, found.results)  # two of some thirty rows are more than two per cent
+
+
+def test_messages_of_a_stream_are_a_source(tmp_path):
+    """Rows that `nbops stream` has written; one batch stands there twice, as after a kill."""
+    rows = pa.table(
+        {"number": [1, 2, 3], "when": ROWS["when"].tolist(), "_more": pa.nulls(3, pa.string()), "_stream": ["s"] * 3,
+         "_partition": [0] * 3, "_sequence": [7, 8, 9], "_published": ROWS["when"].tolist()}
+    )  # fmt: skip
+    folder = stream_folder("orders", tmp_path / "store") / "rows"
+    write_batch(rows.slice(0, 2), folder)
+    write_batch(rows, folder)
+    made = project(tmp_path, {"path": "stream://orders", "time": "when"}, time=Time(period="month"))
+    assert coverage(made) == ("2024-01", "2024-02")
+    types = {"rows": {"number": "BIGINT", "when": TYPES["when"]}}
+    taken = take_snapshot(made, "2024-02", store=tmp_path / "store", types=types).tables["rows"]
+    assert [piece.rows for piece in taken.pieces] == [1, 2] and taken.columns == types["rows"]
+    before = source_state(made.sources["rows"], tmp_path, str)
+    write_batch(rows.set_column(5, "_sequence", pa.array([10, 11, 12])), folder)
+    assert source_state(made.sources["rows"], tmp_path, str) != before

@@ -361,13 +361,14 @@ class Rejects:
         """Takes the lines of text files that could not be read."""
         if not connection.sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{REJECTS}'").fetchall():
             return
-        rows = connection.sql(
-            f"SELECT line, csv_line, error_message, column_name FROM {REJECTS} ORDER BY ALL"
-        ).fetchall()
-        for line, text, reason, column in rows:
+        first = (
+            f"SELECT DISTINCT ON (scan_id, file_id, line) * FROM {REJECTS} ORDER BY scan_id, file_id, line, column_idx"
+        )
+        rows = connection.sql(f"SELECT line, csv_line, error_message FROM ({first})").fetchall()
+        for line, text, reason in rows:
             self.rows += 1
             rule = f"line {line} can be read ({reason.splitlines()[0].rstrip('.')})"
-            entry = {"period": "", "row": self.rows, "key": None, "column": column or "", "value": text[:200]}
+            entry = {"period": "", "row": self.rows, "key": None, "column": "", "value": text[:200]}
             self.lines.append(entry | {"rule": rule, "record": json.dumps({"line": text}, ensure_ascii=False)})
 
     def table(self) -> "pyarrow.Table":
