@@ -37,6 +37,13 @@ RUN_BY = {
     ".venv/bin/nbops check-notebook notebooks/stages/70_train.ipynb": "test_loop.py::test_check_notebook_finds_nothing",
     ".venv/bin/nbops engine status": "test_bench.py::test_engine_status",
     ".venv/bin/nbops bench engine": "test_bench.py::test_ratios_to_the_stock_tools",
+    ".venv/bin/nbops contract infer rows.csv --out contract.yaml": "test_contracts.py::test_flights_are_proposed_and_checked",
+    ".venv/bin/nbops contract check rows.csv": "test_contracts.py::test_the_commands_verdict",
+    ".venv/bin/nbops contract diff 2013-02 2013-03": "test_schemas.py::test_the_command_that_compares",
+    ".venv/bin/nbops data push 2013-03": "test_versions.py::test_an_old_period_is_repeated_bit_for_bit",
+    ".venv/bin/nbops data restore 2013-03": "test_versions.py::test_an_old_period_is_repeated_bit_for_bit",
+    ".venv/bin/nbops stream": "test_streams.py::test_the_command_says_what_it_did",
+    ".venv/bin/nbops lineage champion --draw lineage.html": "test_lineage.py::def test_the_command",
     ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
 }
 

@@ -463,3 +463,28 @@ def test_a_million_rows_of_thirty_columns_take_seconds(tmp_path):
     result = subprocess.run([sys.executable, "-c", MEASURE, file], capture_output=True, text=True, env=environment())
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["columns"] == 30 and found["mine"] < 2 * found["usual"] and found["megabytes"] < 900, found
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_that_compares(tmp_path):
+    old, wider, narrower = (tmp_path / f"{name}.yaml" for name in ("old", "wider", "narrower"))
+    text = (ROOT / "contract.yaml").read_text(encoding="utf-8")
+    old.write_text(text, encoding="utf-8")
+    wider.write_text(
+        text.replace("{name: engine, ", "{name: more, logicalType: string}\n      - {name: engine, "), encoding="utf-8"
+    )
+    narrower.write_text(
+        text.replace("{name: dewp, logicalType: number", "{name: dewp, logicalType: integer"), encoding="utf-8"
+    )
+    same, added, narrowed, wrong = (
+        command(ROOT, "contract", "diff", old, new, "--json") for new in (old, wider, narrower, tmp_path / "none.yaml")
+    )
+    assert [done.returncode for done in (same, added, narrowed, wrong)] == [0, 0, 1, 2], wrong.stderr
+    assert [(one["column"], one["kind"], one["breaking"]) for one in json.loads(added.stdout)["changes"]] == [
+        ("more", "column added", False)
+    ]
+    [change] = json.loads(narrowed.stdout)["changes"]
+    assert (change["column"], change["breaking"]) == ("dewp", True)
+    assert "dewp" in command(ROOT, "contract", "diff", old, narrower).stdout
