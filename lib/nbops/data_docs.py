@@ -180,7 +180,9 @@ td:nth-child(1), td:nth-child(3) { white-space: nowrap; } tr:last-child td { bor
 td:nth-child(2) { overflow-wrap: anywhere; min-width: 240px; }
 td b { font-weight: 600; } td small { display: block; font-size: 11.5px; overflow-wrap: anywhere; } .nb-num { text-align:
   right; font-variant-numeric: tabular-nums; }
-td span { white-space: nowrap; margin-right: 8px; } code { background: var(--code); border-radius: 4px; padding: 1px 5px;
+td span { display: inline-block; margin-right: 8px; }
+.nb-num small { white-space: nowrap; }
+ code { background: var(--code); border-radius: 4px; padding: 1px 5px;
   font-size: 12px; white-space: pre-wrap; }
 .nb-pill { border-radius: 999px; padding: 1px 9px; font-size: 12px; font-weight: 600; } .lead .nb-pill { font-size: 14px;
   padding: 2px 11px; margin-right: 6px; }
