@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'PATTERNS', 'PRIMARY', 'period_of', 'period_bounds', 'period_range', 'Part', 'Source', 'Time', 'Target',
-           'Features', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Features', 'FeatureStore', 'Validation', 'Training', 'Gates', 'Monitoring', 'Retraining', 'Engine',
+           'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -177,6 +177,21 @@ class Features(Part):
     exclude: list[str] = []
 
 # %% ../../notebooks/lib/02_config.ipynb #638639ce
+class FeatureStore(Part):
+    """Where feature views are defined, what makes their tables, and where they are kept online.
+
+    `definitions` is a function, or a list of Feast objects, and `tables` a function that makes the sources' tables from the
+    project's, both given as 'module:name'. `service` is what is asked for if nothing else is said; `online` and `offline` are
+    Feast's own settings, with secrets as env:NAME.
+    """
+
+    definitions: str
+    tables: str | None = None
+    service: str | None = None
+    online: dict[str, Any] = {"type": "sqlite"}
+    offline: dict[str, Any] = {"type": "duckdb"}
+
+# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -185,7 +200,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #34146cfd
+# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict."""
 
@@ -194,7 +209,7 @@ class Training(Part):
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
 
-# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
+# %% ../../notebooks/lib/02_config.ipynb #22f893c2
 class Gates(Part):
     """What a candidate must reach.
 
@@ -205,7 +220,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #367556f6
+# %% ../../notebooks/lib/02_config.ipynb #c156bd04
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -218,7 +233,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #84b55768
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -226,7 +241,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
+# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -239,7 +254,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #177829cf
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -253,6 +268,7 @@ class Project(Part):
     time: Time | None = None
     target: Target
     features: Features = Features()
+    feature_store: FeatureStore | None = None
     validation: Validation = Validation()
     training: Training = Training()
     gates: Gates = Gates()
@@ -284,7 +300,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -310,7 +326,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #9101a43e
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -378,7 +394,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #aea9d528
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -404,7 +420,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -278,7 +278,7 @@ def known_values(
     Returns
     -------
     duckdb.DuckDBPyRelation
-        The key columns as the source has them, `_event` and the features.
+        The key columns as the source has them, the features, `_event` and `_known` (UTC).
     """
     keys = [key for key, _ in view.keys]
     at = f"TIMESTAMPTZ '{moment.isoformat()}'"
@@ -286,7 +286,7 @@ def known_values(
     partition = f"PARTITION BY {_list(keys)}" if keys else ""
     young = f"WHERE {at} <= _event + to_microseconds({view.ttl // timedelta(microseconds=1)})" if view.ttl else ""
     return connection.sql(f"""
-        SELECT * EXCLUDE (_known, _line) FROM (
+        SELECT * EXCLUDE _line FROM (
             SELECT * FROM (SELECT *, row_number() OVER () AS _line FROM {_events(connection, view)})
             WHERE _event <= {at} {known} {"".join(f" AND {quoted(key)} IS NOT NULL" for key in keys)}
             QUALIFY row_number() OVER ({partition} ORDER BY _event DESC, _known DESC NULLS LAST, _line DESC) = 1)
