@@ -62,10 +62,14 @@ def event_times(
     list of datetime or None
         UTC, one per key; None if there is no value.
     """
+    from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
     names = [f"{view.name}:{view.features[0]}"]
     answer = feature_store.get_online_features(features=names, entity_rows=list(keys)).proto
-    times = answer.results[len(answer.results) - 1].event_timestamps
-    return [datetime.fromtimestamp(one.seconds, UTC) if one.seconds else None for one in times]
+    last = answer.results[len(answer.results) - 1]
+    found = (status != FieldStatus.NOT_FOUND for status in last.statuses)
+    times = (datetime.fromtimestamp(one.seconds, UTC) for one in last.event_timestamps)
+    return [time if there else None for time, there in zip(times, found, strict=True)]
 
 # %% ../../notebooks/lib/19_onlinestore.ipynb #285519f8
 def _write(feature_store: "feast.FeatureStore", view: View, rows: "pd.DataFrame", *, compare: bool) -> int:
