@@ -35,7 +35,8 @@ class Groups(click.Group):
         return super().get_command(context, name)
 
 
-GROUPS: dict[str, str] = {}  # name of a group of commands -> the module that holds it
+# name of a group of commands -> the module that holds it
+GROUPS: dict[str, str] = {"features": "nbops.cli_features"}
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
 class Commands(Groups):

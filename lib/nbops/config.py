@@ -181,12 +181,15 @@ class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
     `definitions` is a function, or a list of Feast objects, and `tables` a function that makes the sources' tables from the
-    project's, both given as 'module:name'. `service` is what is asked for if nothing else is said; `online` and `offline` are
-    Feast's own settings, with secrets as env:NAME.
+    project's, both given as 'module:name'. `rows` is the table of what is predicted, with the keys and the moment `at`; the
+    project's main table if not given. `service` is what a model asks for; `online` and `offline` are Feast's own settings,
+    with secrets as env:NAME.
     """
 
     definitions: str
     tables: str | None = None
+    rows: str | None = None
+    at: str = "_time"
     service: str | None = None
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}

@@ -67,7 +67,8 @@ def add_history(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"""
             CREATE TEMP TABLE {name}_nights AS
             SELECT {", ".join(by)}, midnight, late_all.total / nullif(late_all.events, 0) AS late_rate,
-                   (mine.total + 20 * late_rate) / (mine.events + 20) AS {name}_late_rate, mine.events AS {name}_flights
+                   (mine.total + 20 * late_all.total / nullif(late_all.events, 0)) / (mine.events + 20) AS {name}_late_rate,
+                   mine.events AS {name}_flights
             FROM late_{name} AS mine JOIN late_all USING (midnight)""")
 
 # %% ../../notebooks/lib/90_flights.ipynb #a1aea3c2
@@ -150,12 +151,19 @@ def flight_definitions(feast: Any, folder: str) -> list[Any]:
         rates = {"late_rate": number} if name == "carrier" else {}
         columns = rates | {f"{name}_late_rate": number, f"{name}_flights": whole}
         told = f"Late rate of the {name} in the 28 days before midnight."
-        histories.append(view(f"{name}_history", f"{name}_nights", by, "midnight", columns, description=told))
+        histories.append(
+            view(
+                f"{name}_history", f"{name}_nights", by, "midnight", columns, ttl=timedelta(hours=25), description=told
+            )
+        )
     live = {"origin_delay_2h": number, "origin_delay_6h": number, "origin_queue": number}
     others = [
-        view("airport_now", "airport_minutes", ["origin"], "event_timestamp", live, description="Delays and queue in the last hours."),
-        view("aircraft", "aircraft", ["tailnum"], "registered", {"aircraft_year": whole, "aircraft_seats": whole}),
-        view("destination", "destinations", ["dest"], "registered", {"dest_latitude": number, "dest_longitude": number}),
+        view("airport_now", "airport_minutes", ["origin"], "event_timestamp", live, ttl=timedelta(hours=6),
+             description="Delays and queue at the airport in the last hours."),
+        view("aircraft", "aircraft", ["tailnum"], "registered", {"aircraft_year": whole, "aircraft_seats": whole},
+             description="What the register says of the aircraft."),
+        view("destination", "destinations", ["dest"], "registered", {"dest_latitude": number, "dest_longitude": number},
+             description="Where the destination lies."),
     ]  # fmt: skip
     asked = [one[["late_rate", f"{name}_late_rate"]] for name, one in zip(HISTORIES, histories, strict=True)]
     service = feast.FeatureService(name="late_arrivals", features=[weather, *asked, *others])
