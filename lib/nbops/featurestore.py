@@ -96,7 +96,12 @@ class _FeatureView(_Declared):
 
     def __getitem__(self, names: str | list[str]) -> "_FeatureView":
         """The view with some of its features."""
-        wanted = [names] if isinstance(names, str) else names
+        wanted, known = [names] if isinstance(names, str) else names, [one.name for one in self.schema]
+        if set(wanted) - set(known):
+            absent = sorted(set(wanted) - set(known))[0]
+            raise InputError(
+                f"feature view {self.name!r} has no feature {absent!r}{nearest(absent, known)}; it has {', '.join(known)}."
+            )
         return dataclasses.replace(self, schema=[one for one in self.schema if one.name in wanted])
 
     def with_name(self, name: str) -> "_FeatureView":
@@ -118,8 +123,11 @@ class _FeatureService(_Declared):
 _TYPES = SimpleNamespace(**{
     name: name for name in ["Bool", "Bytes", "Float32", "Float64", "Int32", "Int64", "String", "UnixTimestamp"]
 })  # fmt: skip
+_VALUE_TYPES = SimpleNamespace(
+    **{name: name for name in ["BOOL", "BYTES", "INT32", "INT64", "STRING", "UNIX_TIMESTAMP"]}
+)
 DOUBLE = SimpleNamespace(Entity=_Entity, Field=_Field, FileSource=_FileSource, PushSource=_PushSource,
-                         FeatureView=_FeatureView, FeatureService=_FeatureService, types=_TYPES)  # fmt: skip
+                         FeatureView=_FeatureView, FeatureService=_FeatureService, types=_TYPES, ValueType=_VALUE_TYPES)  # fmt: skip
 
 # %% ../../notebooks/lib/18_featurestore.ipynb #e2be9248
 @dataclass(frozen=True)
