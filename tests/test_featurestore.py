@@ -86,11 +86,12 @@ def defined(row, events, by, ttl, by_knowledge=True):
     return best[1]
 
 
+KIND = st.sampled_from(["TIMESTAMPTZ", "TIMESTAMP", "TIMESTAMP_NS"])
 BY = st.sampled_from([[], [COLUMNS[2]], COLUMNS[2:4]])
 
 
 @settings(max_examples=40, deadline=None)
-@given(events=EVENTS, rows=ROWS, by=BY, ttl=TTL, by_knowledge=st.booleans(), kind=st.sampled_from(["TIMESTAMPTZ", "TIMESTAMP", "TIMESTAMP_NS"]))  # fmt: skip
+@given(events=EVENTS, rows=ROWS, by=BY, ttl=TTL, by_knowledge=st.booleans(), kind=KIND)  # fmt: skip
 def test_the_join_equals_its_definition(events, rows, by, ttl, by_knowledge, kind):
     naive = kind != "TIMESTAMPTZ"  # a clock without a zone is read as UTC
     plain = [tuple(v.replace(tzinfo=None) if naive and isinstance(v, datetime) else v for v in one) for one in events]
@@ -106,7 +107,9 @@ def test_the_join_equals_its_definition(events, rows, by, ttl, by_knowledge, kin
 @settings(max_examples=25, deadline=None)
 @given(events=EVENTS, planted=EVENTS, rows=ROWS, by=BY, ttl=TTL, now=MINUTE)
 def test_what_arrives_late_never_reaches_an_earlier_row(events, planted, rows, by, ttl, now):
-    late = [(event, max(known or now, now) + HOUR, *rest) for event, known, *rest in planted]  # any event time, back-filled
+    late = [
+        (event, max(known or now, now) + HOUR, *rest) for event, known, *rest in planted
+    ]  # any event time, back-filled
     earlier = [row for row in rows if row[0] <= now]
     if not earlier:
         return
@@ -127,7 +130,9 @@ def test_values_of_one_moment_are_those_of_the_join(events, by, ttl, moment):
         joined = point_in_time_join(connection, "moments", [view], at="at_").df()
         held = known_values(connection, view, moment).df()
     expected = {tuple(one) for one in joined.dropna(subset=[COLUMNS[4]])[[*by, COLUMNS[4]]].itertuples(index=False)}
-    assert {tuple(one) for one in held.dropna(subset=[COLUMNS[4]])[[*by, COLUMNS[4]]].itertuples(index=False)} == expected
+    assert {
+        tuple(one) for one in held.dropna(subset=[COLUMNS[4]])[[*by, COLUMNS[4]]].itertuples(index=False)
+    } == expected
 
 
 @settings(max_examples=25, deadline=None)
@@ -156,7 +161,8 @@ def test_windows_equal_their_definition(events, rows, by, span):
 
 def test_running_totals_keep_no_crumbs():
     connection = duckdb.connect()
-    connection.execute("CREATE TABLE events AS SELECT TIMESTAMPTZ '2024-01-01 00:00Z' + to_minutes(i) AS t, 0.1 + 1e12 * (i = 3)::INT AS x FROM range(9) r(i)")  # fmt: skip
+    connection.execute("""CREATE TABLE events AS
+        SELECT TIMESTAMPTZ '2024-01-01 00:00Z' + to_minutes(i) AS t, 0.1 + 1e12 * (i = 3)::INT AS x FROM range(9) r(i)""")
     query = window_table(connection, "events", [Window("s", "sum", timedelta(minutes=1), "x")], keys=[], time="t")
     assert connection.sql(query).order("event_timestamp DESC").limit(2).project("s").fetchall() == [(0.0,), (0.1,)]
 
@@ -223,16 +229,32 @@ def test_the_double_says_what_feast_says(shop, tmp_path):
     assert {type(one).__module__.partition(".")[0] for one in genuine} == {"feast"}
 
 
-@settings(max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate], deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(events=st.lists(EVENT.filter(lambda e: e[0] and e[1]), min_size=1, max_size=14, unique_by=lambda e: (e[0], e[1], e[2])),
        rows=ROWS, by_knowledge=st.booleans())  # fmt: skip
 def test_the_join_equals_feasts_own(shop, feast_store, events, rows, by_knowledge):
     folder, store = feast_store
     names = ["when", "read_at", "klíč", "number", "value"]
-    table = pd.DataFrame(events, columns=names).astype({"number": "Int64", "value": "float64"}).assign(other=lambda t: t["number"] * 10)
+    table = (
+        pd.DataFrame(events, columns=names)
+        .astype({"number": "Int64", "value": "float64"})
+        .assign(other=lambda t: t["number"] * 10)
+    )
     for time in ("when", "read_at"):
         table[time] = table[time].astype("datetime64[us, UTC]")
-    kinds = {"when": TIME, "read_at": TIME, "klíč": pa.string(), "number": pa.int64(), "value": pa.float64(), "other": pa.int64()}
+    kinds = {
+        "when": TIME,
+        "read_at": TIME,
+        "klíč": pa.string(),
+        "number": pa.int64(),
+        "value": pa.float64(),
+        "other": pa.int64(),
+    }
     data = pa.Table.from_pandas(table, schema=pa.schema(kinds), preserve_index=False)
     pq.write_table(data, feature_folder(folder) / "events.parquet")
     rows = [*rows, (START, "a", 1)]  # with keys that are all missing, Feast cannot tell their type
@@ -240,7 +262,9 @@ def test_the_join_equals_feasts_own(shop, feast_store, events, rows, by_knowledg
     moments["number"] = moments["number"].astype("Int64")
     moments["event_timestamp"] = moments["event_timestamp"].astype("datetime64[us, UTC]")
     names = ["one:value", "two:other"]
-    theirs = store.get_historical_features(entity_df=moments.copy(), features=names, filter_by_created_timestamp=by_knowledge).to_df()
+    theirs = store.get_historical_features(
+        entity_df=moments.copy(), features=names, filter_by_created_timestamp=by_knowledge
+    ).to_df()
     connection = duckdb.connect()
     connection.read_parquet(str(feature_folder(folder) / "events.parquet")).create_view("events")
     connection.register("moments", moments)
@@ -271,7 +295,9 @@ def test_online_values_are_those_of_the_join_at_that_moment(shop, home):
         make_tables(shop, connection)
         moments = pd.DataFrame(keys).assign(at_=moment, line=range(len(keys)))
         connection.register("moments", moments)
-        batch = join_features(connection, "moments", definitions, at="at_").order("line").project("value, other").fetchall()
+        batch = (
+            join_features(connection, "moments", definitions, at="at_").order("line").project("value, other").fetchall()
+        )
         assert [(one["value"], one["other"]) for one in online] == batch
         assert any(one["value"] is None for one in online) and any(one["value"] is not None for one in online)
 
@@ -285,7 +311,9 @@ def test_a_late_push_replaces_nothing_newer(shop, home):
     before = held()
     late = {"klíč": "k1", "when": START, "value": -1.0}
     assert onlinestore.push(shop, "one", [late], store=home) == 0 and held() == before
-    new = [{"klíč": "k1", "when": f"2024-02-01 0{hour}:00", "value": hour, "more": "is left aside"} for hour in (3, 5, 4)]
+    new = [
+        {"klíč": "k1", "when": f"2024-02-01 0{hour}:00", "value": hour, "more": "is left aside"} for hour in (3, 5, 4)
+    ]
     assert onlinestore.push(shop, "one", new, store=home) == 1 and held() == 5.0
     onlinestore.materialize(shop, store=home, to=START + 41 * HOUR)  # the batch does not know the push yet
     assert held() == 5.0
@@ -313,7 +341,8 @@ def test_feasts_own_store_and_command_line(shop, home):
 
 
 def test_misspelt_definitions_say_so(shop, tmp_path):
-    wrong = shop.model_copy(update={"feature_store": shop.feature_store.model_copy(update={"definitions": "own_features:definition"})})  # fmt: skip
+    misspelt = shop.feature_store.model_copy(update={"definitions": "own_features:definition"})
+    wrong = shop.model_copy(update={"feature_store": misspelt})
     with pytest.raises(InputError, match='did you mean "definitions"'):
         load_definitions(wrong, store=tmp_path)
     with pytest.raises(InputError, match="project.yaml needs `feature_store"):
@@ -371,24 +400,35 @@ def test_flights_features_are_what_they_were():
     new = flight_features(connection).set_index("_id").sort_index()
 
     def window(events, by, at, span):
-        return connection.sql(past_window("moments", events, by=by, at=at, span=span)).df().set_index("_id").sort_index()
+        return (
+            connection.sql(past_window("moments", events, by=by, at=at, span=span)).df().set_index("_id").sort_index()
+        )
 
     every = window("outcomes", [], "midnight", "28 days")
     rate = every["total"] / every["events"].where(every["events"] > 0)
     pd.testing.assert_series_equal(new["late_rate"], rate, check_names=False)
-    for name, by in {"carrier": ["carrier", "origin"], "route": ["origin", "dest"], "flight": ["carrier", "flight"]}.items():
+    for name, by in {
+        "carrier": ["carrier", "origin"],
+        "route": ["origin", "dest"],
+        "flight": ["carrier", "flight"],
+    }.items():
         own = window("outcomes", by, "midnight", "28 days")
-        expected = (own["total"] + 20 * every["total"] / every["events"].where(every["events"] > 0)) / (own["events"] + 20)
+        expected = (own["total"] + 20 * every["total"] / every["events"].where(every["events"] > 0)) / (
+            own["events"] + 20
+        )
         pd.testing.assert_series_equal(new[f"{name}_late_rate"], expected, check_names=False, check_exact=True)
     connection.execute("""
-        CREATE VIEW left_with_delay AS SELECT origin, left_at AS known_at, dep_delay::BIGINT AS value FROM moments WHERE left_at IS NOT NULL;
+        CREATE VIEW left_with_delay AS
+            SELECT origin, left_at AS known_at, dep_delay::BIGINT AS value FROM moments WHERE left_at IS NOT NULL;
         CREATE VIEW planned AS SELECT origin, departs_at AS known_at, 1 AS value FROM moments;
-        CREATE VIEW gone AS SELECT origin, greatest(left_at, departs_at) AS known_at, 1 AS value FROM moments WHERE left_at IS NOT NULL""")
+        CREATE VIEW gone AS
+            SELECT origin, greatest(left_at, departs_at) AS known_at, 1 AS value FROM moments WHERE left_at IS NOT NULL""")
     for hours in (2, 6):
         own = window("left_with_delay", ["origin"], "departs_at", f"{hours} hours")
         expected = own["total"] / own["events"].where(own["events"] > 0)
         pd.testing.assert_series_equal(new[f"origin_delay_{hours}h"], expected, check_names=False, check_exact=True)
-    queue = window("planned", ["origin"], "departs_at", "2 hours")["events"] - window("gone", ["origin"], "departs_at", "2 hours")["events"]  # fmt: skip
+    planned, gone = (window(events, ["origin"], "departs_at", "2 hours")["events"] for events in ("planned", "gone"))
+    queue = planned - gone
     pd.testing.assert_series_equal(new["origin_queue"], queue, check_names=False)
     weather = connection.sql("""
         SELECT m._id, w.temp FROM moments AS m ASOF LEFT JOIN weather AS w
@@ -397,6 +437,9 @@ def test_flights_features_are_what_they_were():
 
 
 def test_reading_definitions_imports_no_feast():
-    code = "import sys; from nbops.flights import *; from nbops.featurestore import *; described(flight_definitions(DOUBLE, '')); print('feast' in sys.modules)"  # fmt: skip
+    code = (
+        "import sys; from nbops.flights import *; from nbops.featurestore import *; "
+        "described(flight_definitions(DOUBLE, '')); print('feast' in sys.modules)"
+    )
     done = command(Path(__file__).parent, "-c", code, program="python")
     assert done.stdout.strip() == "False", done.stderr

@@ -452,7 +452,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 
 # %% ../../notebooks/lib/86_cli.ipynb #ae83a48b
 @main.command()
-@click.argument("what", type=click.Choice(["engine"]))
+@click.argument("what", type=click.Choice(["engine", "features"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
 @click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
@@ -460,7 +460,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool) -> None:
     """Measure speed, as ratios to the stock tools on this machine.
 
-    Everything happens in a copy of the project. It takes minutes, most of them the peer's.
+    Everything happens in a copy of the project, or in a store of its own. It takes minutes, most of them the peer's.
 
     Example: nbops bench engine --repeats 3
     """
@@ -471,7 +471,12 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
     from nbops.sources import coverage
 
     project = load_project()
-    found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)
+    if what == "features":
+        from nbops.bench_features import bench_features
+
+        found = bench_features(project, repeats=repeats)
+    else:
+        found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)
     for one in [] if as_json else found:
         met = "" if one.met is None else "met" if one.met else "NOT MET"
         numbers = f"{one.ours:8.2f} {one.unit:<2} {one.peer:8.2f} {one.unit:<2} {one.ratio:6.1f}x"

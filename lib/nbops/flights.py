@@ -155,7 +155,10 @@ def flight_definitions(feast: Any, folder: str) -> list[Any]:
     for name, by in HISTORIES.items():
         columns = dict.fromkeys(RATES[name], number) | {f"{name}_flights": whole}
         told = f"Late rate of the {name} in the 28 days before midnight."
-        histories.append(view(f"{name}_history", f"{name}_nights", by, "midnight", columns, ttl=timedelta(days=2), description=told))  # fmt: skip
+        night = view(
+            f"{name}_history", f"{name}_nights", by, "midnight", columns, ttl=timedelta(days=2), description=told
+        )
+        histories.append(night)
     live = {"origin_delay_2h": number, "origin_delay_6h": number, "origin_queue": number}
     others = [
         view("airport_now", "airport_minutes", ["origin"], "event_timestamp", live, ttl=timedelta(hours=6),
