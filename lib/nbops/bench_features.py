@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -142,29 +143,35 @@ def measure_feast(project: Project, store: Path, connection: duckdb.DuckDBPyConn
     Measurement
     """
     feature_store, definitions = opened(project, store=store)
-    join_features(connection, "bench_rows", definitions, at="event_timestamp")
-    start = time.perf_counter()
-    join_features(connection, "bench_rows", definitions, at="event_timestamp")
-    ours, theirs, differ, partly = time.perf_counter() - start, 0.0, 0, []
+    own: list[float] = []
+    theirs, differ, partly = 0.0, 0, []
     for view in definitions.views.values():
+        start = time.perf_counter()
+        join_features(
+            connection, "bench_rows", definitions, at="event_timestamp"
+        )  # all views, in turns with one of Feast's
+        own.append(time.perf_counter() - start)
         share = min(1.0, PAIRS / max(1, _pairs(connection, view)))
         partly += [f"{view.name} for {share:.0%} of the rows"] if share < 1 else []
         rows = connection.sql(f"FROM bench_rows WHERE hash(bench_row) % 10000 < {10000 * share}").df()
         names = [f"{view.name}:{one}" for one in view.features]
-        start = time.perf_counter()
-        job = feature_store.get_historical_features(entity_df=rows, features=names, filter_by_created_timestamp=True)
-        table = job.to_arrow()
-        theirs += time.perf_counter() - start
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what its libraries say about each other
+            start = time.perf_counter()
+            job = feature_store.get_historical_features(rows, features=names, filter_by_created_timestamp=True)
+            table = job.to_arrow()
+            theirs += time.perf_counter() - start
         connection.register("feasts", table)
         differ += _differ(connection, "feasts", "joined", view.features)
         connection.unregister("feasts")
+    ours = median(own)
     note = f"{differ} rows differ" + (f"; a lower bound, Feast had {', '.join(partly)}" if partly else "")
     return Measurement(
         "the same; Feast's DuckDB store", ours, theirs, "s", "a tenth", ours <= theirs / 10 and not differ, note
     )
 
 
-PAIRS = 5_000_000_000
+PAIRS = 15_000_000_000
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection, view: View) -> int:
@@ -192,7 +199,7 @@ def wide_join(rows: int = 17_000, features: int = 1_000) -> dict[str, float]:
     import resource
 
     connection, views = duckdb.connect(), []
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     start = "TIMESTAMPTZ '2024-01-01 00:00Z'"
     connection.execute(
         f"CREATE TABLE lines AS SELECT i % 500 AS k, {start} + to_minutes(i) AS event_timestamp FROM range({rows}) r(i)"
