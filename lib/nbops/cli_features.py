@@ -8,13 +8,15 @@ __all__ = ['features', 'list_features', 'materialize', 'get']
 # %% ../../notebooks/lib/87_cli_features.ipynb #b8f8d838
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .base import InputError, nearest
 from .cli import _count, _finish, _options
-from .config import Project
+
+if TYPE_CHECKING:
+    from nbops.config import Project
 
 # %% ../../notebooks/lib/87_cli_features.ipynb #40679ae0
 @click.group()
@@ -25,7 +27,7 @@ def features() -> None:
     """
 
 
-def _home(project: Project, store: str | None) -> Path:
+def _home(project: "Project", store: str | None) -> Path:
     """The folder of the store."""
     from nbops.periods import read_env
 

@@ -336,7 +336,7 @@ def _cells(windows: Sequence[Window]) -> list[tuple[timedelta, str, str | None]]
     return list(dict.fromkeys(wanted))
 
 
-def _move(names: str, seen: str, cells: list[tuple[timedelta, str, str | None]], leaving: timedelta | None) -> str:
+def _move(names: str, cells: list[tuple[timedelta, str, str | None]], leaving: timedelta | None) -> str:
     """SQL for what is added when events enter, or taken away when they leave the windows of one span."""
     sign, at = ("", "_visible") if leaving is None else ("-", f"_event + {_interval(leaving)}")
     added = []
@@ -344,10 +344,13 @@ def _move(names: str, seen: str, cells: list[tuple[timedelta, str, str | None]],
         value = quoted(column) if column else "1"
         value = value if kind == "sum" or not column else f"({value} IS NOT NULL)::INT"
         counts = f"_visible < _event + {_interval(span)}"
-        mine = leaving in (None, span)
-        added.append((f"CASE WHEN {counts} THEN {sign}{value} END" if mine else "NULL") + f" AS _{number}")
+        cell = f"CASE WHEN {counts} THEN {sign}{value} END" if leaving in (None, span) else "NULL"
+        added.append(f"{cell} AS _{number}")
     longest = leaving or max(span for span, _, _ in cells)
-    return f"SELECT {names} {at} AS _at, {', '.join(added)} FROM {seen} WHERE _visible < _event + {_interval(longest)}"
+    mine = [column for span, _, column in cells if leaving in (None, span)]
+    told = "true" if None in mine else " OR ".join(f"{quoted(one)} IS NOT NULL" for one in dict.fromkeys(mine) if one)
+    kept = f"_visible < _event + {_interval(longest)} AND ({told})"  # what has nothing to add changes nothing
+    return f"SELECT {names} {at} AS _at, {', '.join(added)} FROM seen WHERE {kept}"
 
 
 def _interval(span: timedelta) -> str:
@@ -407,14 +410,15 @@ def window_table(
     values = "".join(f", try_cast({quoted(name)} AS {whole[name]}) AS {quoted(name)}" for name in columns)
     names = "".join(f"{quoted(key)}, " for key in keys)
     partition = f"PARTITION BY {names[:-2]}" if keys else ""
-    seen = f"""(SELECT {names} _event, greatest(_event, _known) AS _visible{values}
-        FROM {_events(connection, view)} WHERE _known IS NOT NULL)"""
+    seen = f"""SELECT {names} _event, greatest(_event, _known) AS _visible{values}
+        FROM {_events(connection, view)} WHERE _known IS NOT NULL"""
     spans, cells = sorted({window.span for window in windows}), _cells(windows)
-    moves = " UNION ALL ".join(_move(names, seen, cells, leaving) for leaving in [None, *spans])
+    moves = " UNION ALL ".join(_move(names, cells, leaving) for leaving in [None, *spans])
     sums = ", ".join(f"sum(_{n}) AS _{n}" for n in range(len(cells)))
     totals = ", ".join(f"sum(_{n}) OVER past AS _{n}" for n in range(len(cells)))
     shown = ", ".join(f"{_shown(window, cells)} AS {quoted(window.name)}" for window in windows)
-    return f"""SELECT {names} _at AS event_timestamp, {shown} FROM (
+    return f"""WITH seen AS MATERIALIZED ({seen})
+        SELECT {names} _at AS event_timestamp, {shown} FROM (
         SELECT {names} _at, {totals} FROM (SELECT {names} _at, {sums} FROM ({moves}) GROUP BY {names} _at)
         WINDOW past AS ({partition} ORDER BY _at ROWS UNBOUNDED PRECEDING))"""
 
