@@ -84,7 +84,7 @@ def add_live(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("""
         CREATE VIEW movements AS
         SELECT origin, happened, happened + INTERVAL 1 microsecond AS known_at, delay, waiting FROM (
-            SELECT origin, left_at AS happened, dep_delay::BIGINT AS delay, NULL::BIGINT AS waiting FROM moments
+            SELECT origin, left_at AS happened, dep_delay::INTEGER AS delay, NULL::INTEGER AS waiting FROM moments
             UNION ALL SELECT origin, departs_at, NULL, 1 FROM moments
             UNION ALL SELECT origin, greatest(left_at, departs_at), NULL, -1 FROM moments WHERE left_at IS NOT NULL)""")
     windows = [

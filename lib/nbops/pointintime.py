@@ -353,6 +353,12 @@ def _move(names: str, cells: list[tuple[timedelta, str, str | None]], leaving: t
     return f"SELECT {names} {at} AS _at, {', '.join(added)} FROM seen WHERE {kept}"
 
 
+def _narrow(kinds: dict[str, str], kind: str, column: str | None) -> str:
+    """A cast of sums that fit into 64 bits, whatever is added: totals over them take two thirds of the time."""
+    small = column is None or kind == "count" or kinds[column] in ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER")
+    return "::BIGINT" if small else ""
+
+
 def _interval(span: timedelta) -> str:
     """A span as SQL."""
     return f"to_microseconds({span // timedelta(microseconds=1)})"
@@ -414,7 +420,7 @@ def window_table(
         FROM {_events(connection, view)} WHERE _known IS NOT NULL"""
     spans, cells = sorted({window.span for window in windows}), _cells(windows)
     moves = " UNION ALL ".join(_move(names, cells, leaving) for leaving in [None, *spans])
-    sums = ", ".join(f"sum(_{n}) AS _{n}" for n in range(len(cells)))
+    sums = ", ".join(f"sum(_{n}){_narrow(kinds, *cell[1:])} AS _{n}" for n, cell in enumerate(cells))
     totals = ", ".join(f"sum(_{n}) OVER past AS _{n}" for n in range(len(cells)))
     shown = ", ".join(f"{_shown(window, cells)} AS {quoted(window.name)}" for window in windows)
     return f"""WITH seen AS MATERIALIZED ({seen})
