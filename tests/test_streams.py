@@ -414,7 +414,7 @@ def test_rows_are_pushed_before_they_are_acknowledged(nats, tmp_path, monkeypatc
         pushed.append((project.name, view, rows["number"].tolist(), Path(store)))
 
     monkeypatch.setitem(
-        sys.modules, "nbops.featurestore", types.SimpleNamespace(push=push)
+        sys.modules, "nbops.onlinestore", types.SimpleNamespace(push=push)
     )  # what is behind it has its own tests
     folder = make(tmp_path / "shop", url=nats.url, push=["customer"])
     nats.publish("orders", [order(1), b"?", order(2)])
@@ -427,7 +427,7 @@ def test_rows_are_pushed_before_they_are_acknowledged(nats, tmp_path, monkeypatc
 
 
 def test_push_without_a_feature_store_is_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nbops.featurestore", None)
+    monkeypatch.setitem(sys.modules, "nbops.onlinestore", None)
     with pytest.raises(InputError, match="no feature store. Remove `push`"):
         prepare(load_project(make(tmp_path, push=["customer"])), store=tmp_path / "store")
 

@@ -38,6 +38,7 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
 }
@@ -459,7 +460,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 
 # %% ../../notebooks/lib/86_cli.ipynb #ae83a48b
 @main.command()
-@click.argument("what", type=click.Choice(["engine", "streams"]))
+@click.argument("what", type=click.Choice(["engine", "features", "streams"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
 @click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
@@ -467,7 +468,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool) -> None:
     """Measure speed, as ratios to the stock tools on this machine.
 
-    Everything happens in a copy of the project. It takes minutes, most of them the peer's.
+    Everything happens in a copy of the project, or in a store of its own. It takes minutes, most of them the peer's.
 
     Example: nbops bench engine --repeats 3
     """
@@ -481,6 +482,10 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
         from nbops.streambench import bench_streams
 
         found = bench_streams(repeats=repeats)
+    elif what == "features":
+        from nbops.bench_features import bench_features
+
+        found = bench_features(load_project(), repeats=repeats)
     else:
         project = load_project()
         found = benchmarks.bench_engine(project, period or coverage(project)[0], stage, repeats=repeats)

@@ -93,7 +93,7 @@ class Work:
     form : Form
     store : Path
     push : callable or None
-        `nbops.featurestore.push`, if there are views to push to.
+        `nbops.onlinestore.push`, if there are views to push to.
     messages, rows, dead_letters, batches : int
     reasons : Counter
         Why messages were refused, values left out.
@@ -146,7 +146,7 @@ def prepare(project: Project, *, store: str | Path, url: str | None = None) -> W
     push = None
     if settings.push:
         try:
-            push = importlib.import_module("nbops.featurestore").push
+            push = importlib.import_module("nbops.onlinestore").push
         except (ImportError, AttributeError):
             raise InputError("stream.push is set, but this nbops has no feature store. Remove `push`.") from None
     remove_partials(stream_folder(settings.table, store))
