@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from open_data_contract_standard import model
 from open_data_contract_standard.model import OpenDataContractStandard
 
-from nbops import checks, contracts, data_docs, inference, rules, sources
+from nbops import checks, contracts, data_docs, inference, rules, snapshots
 from nbops.base import InputError, parse_yaml
 from nbops.calendar import ALL
 from nbops.cli_contract import contract as command
@@ -166,7 +166,7 @@ def check_project(folder, **properties):
         column.update(properties.get(column["name"], {}))
     write_yaml(folder / "contract.yaml", raw)
     project, contract = load_project(folder), contracts.load_contract(folder)
-    snapshot = sources.take_snapshot(project, ALL, store=folder / "store", types=contracts.column_types(contract))
+    snapshot = snapshots.take_snapshot(project, ALL, store=folder / "store", types=contracts.column_types(contract))
     return project, contracts.check_snapshot(project, contract, snapshot, store=folder / "store")
 
 

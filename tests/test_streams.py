@@ -402,33 +402,57 @@ def test_many_small_files_are_rolled_up_while_messages_come(nats, tmp_path, monk
 
 # Feature store
 
+DEFINITIONS = """
+from datetime import timedelta
 
-def test_rows_are_pushed_before_they_are_acknowledged(nats, tmp_path, monkeypatch):
-    import types
-
-    pushed, broken = [], [True]
-
-    def push(project, view, rows, *, store):
-        if broken[0]:
-            raise RuntimeError("the online store is locked")
-        pushed.append((project.name, view, rows["number"].tolist(), Path(store)))
-
-    monkeypatch.setitem(
-        sys.modules, "nbops.onlinestore", types.SimpleNamespace(push=push)
-    )  # what is behind it has its own tests
-    folder = make(tmp_path / "shop", url=nats.url, push=["customer"])
-    nats.publish("orders", [order(1), b"?", order(2)])
-    with pytest.raises(RuntimeError, match="not acknowledged, so it comes again.*the online store is locked"):
-        consume(load_project(folder), store=folder / "store", until_empty=True)
-    broken[0] = False
-    done = consume(load_project(folder), store=folder / "store", until_empty=True)
-    assert done["messages"] == 3 and pushed == [("shop", "customer", [1, 2], folder / "store")]
-    assert len(read(folder)) == 2 and len(read(folder, "dead")) == 1
+def definitions(feast, folder):
+    size = feast.Entity(name="size", join_keys=["größe"], value_type=feast.ValueType.STRING)
+    times = {"timestamp_field": "when", "created_timestamp_column": "_published"}
+    source = feast.FileSource(name="weighed", path=f"{folder}/weighed.parquet", **times)
+    fields = [feast.Field(name="größe", dtype=feast.types.String), feast.Field(name="weight kg", dtype=feast.types.Float64)]
+    weighed = feast.PushSource(name="weighed_now", batch_source=source)
+    return [size, feast.FeatureView(name="latest", entities=[size], ttl=timedelta(days=9), schema=fields, source=weighed)]
+"""
 
 
-def test_push_without_a_feature_store_is_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nbops.onlinestore", None)
-    with pytest.raises(InputError, match="no feature store. Remove `push`"):
+def order_at(number, moment, **more):
+    return json.dumps({"number": number, "when": moment, **more}).encode()
+
+
+def test_rows_are_pushed_online_before_they_are_acknowledged(nats, tmp_path, monkeypatch):
+    import nbops.onlinestore
+
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/sizes.py").write_text(DEFINITIONS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "shop")
+    folder = make(tmp_path / "shop", url=nats.url, push=["latest"])
+    settings = yaml.safe_load((folder / "project.yaml").read_text(encoding="utf-8"))
+    (folder / "project.yaml").write_text(
+        yaml.safe_dump(settings | {"feature_store": {"definitions": "sizes:definitions"}}, allow_unicode=True),
+        encoding="utf-8",
+    )
+    nats.publish(
+        "orders",
+        [
+            order_at(1, "2024-05-02T10:00:00Z", größe="S", **{"weight kg": 2.5}),
+            b"?",
+            order_at(2, "2024-05-01T10:00:00Z", größe="S", **{"weight kg": 1.5}),  # late: replaces nothing newer
+            order_at(3, "2024-05-01T10:00:00Z", größe="M", **{"weight kg": 7}),
+        ],
+    )
+    project, store = load_project(folder), folder / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(nbops.onlinestore, "_write", lambda *_, **__: 1 / 0)
+        with pytest.raises(RuntimeError, match="not acknowledged, so it comes again"):
+            consume(project, store=store, until_empty=True)
+    assert consume(project, store=store, until_empty=True)["messages"] == 4
+    online = nbops.onlinestore.read_online(project, [{"größe": "S"}, {"größe": "M"}], store=store)
+    assert [one["weight kg"] for one in online] == [2.5, 7.0]
+    assert len(read(folder)) == 3 and len(read(folder, "dead")) == 1
+
+
+def test_push_without_a_feature_store_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="project.yaml has no feature_store"):
         prepare(load_project(make(tmp_path, push=["customer"])), store=tmp_path / "store")
 
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import math
 import os
 import queue
 import threading
@@ -179,7 +180,7 @@ def _quality(stage: Any) -> dict[str, dict[str, Any]]:
         assertions = [
             _assertion(one) for one in results if one.get("table") == table and "failed" in one and "rule" in one
         ]
-        described = [one for one in profile if one.get("table") == table and {"column", "rows", "missing"} <= {*one}]
+        described = [one for one in profile if (one["table"], one["scope"]) == (table, "snapshot")]
         metrics = {str(one["column"]): _metrics(one) for one in described}
         found[table] = _facets(
             dataQualityAssertions={"assertions": assertions} if assertions else None,
@@ -210,13 +211,12 @@ def _assertion(line: dict[str, Any]) -> dict[str, Any]:
 
 def _metrics(line: dict[str, Any]) -> dict[str, Any]:
     """What is known about a column."""
-    found: dict[str, Any] = {"nullCount": round(float(line["missing"] or 0) * int(line["rows"]))}
+    found: dict[str, Any] = {"nullCount": int(line["missing"])}
     if line.get("distinct") is not None:
         found["distinctCount"] = int(line["distinct"])
-    for name, key in (("min", "low"), ("max", "high")):
-        with contextlib.suppress(TypeError, ValueError):  # a text has no smallest number
-            number = float(line[key])
-            found |= {name: number} if abs(number) < float("inf") else {}
+    for name, key in (("min", "minimum"), ("max", "maximum")):
+        if line.get(key) is not None and math.isfinite(line[key]):  # a text has no smallest number
+            found[name] = line[key]
     return found
 
 # %% ../../notebooks/lib/53_lineage.ipynb #8f10bc85

@@ -9,7 +9,6 @@ __all__ = ['REPORT_SECONDS', 'ROLL_UP_FILES', 'without_password', 'broker_url', 
 # %% ../../notebooks/lib/20_streams.ipynb #bf4e9d72
 import asyncio
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -143,12 +142,13 @@ def prepare(project: Project, *, store: str | Path, url: str | None = None) -> W
     if re.search(r"\s", str(settings.subject)):
         raise InputError(f"stream.subject is {settings.subject!r}; allowed: no spaces. Give `subject` in project.yaml.")
     form = form_of(load_contract(project.root), settings.table, max_bytes=settings.max_bytes)
-    push = None
+    push: Any = None
     if settings.push:
-        try:
-            push = importlib.import_module("nbops.onlinestore").push
-        except (ImportError, AttributeError):
-            raise InputError("stream.push is set, but this nbops has no feature store. Remove `push`.") from None
+        if project.feature_store is None:
+            raise InputError(
+                "stream.push names feature views, but project.yaml has no feature_store. Define one, or remove `push`."
+            )
+        from nbops.onlinestore import push
     remove_partials(stream_folder(settings.table, store))
     return Work(project, settings, form, Path(store), push)
 
