@@ -43,6 +43,7 @@ RUN_BY = {
     ".venv/bin/nbops data push 2013-03": "test_versions.py::test_an_old_period_is_repeated_bit_for_bit",
     ".venv/bin/nbops data restore 2013-03": "test_versions.py::test_an_old_period_is_repeated_bit_for_bit",
     ".venv/bin/nbops stream": "test_streams.py::test_the_command_says_what_it_did",
+    ".venv/bin/nbops features materialize": "test_featurestore.py::def test_commands",
     ".venv/bin/nbops lineage champion --draw lineage.html": "test_lineage.py::def test_the_command",
     ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
 }
