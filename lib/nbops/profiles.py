@@ -481,7 +481,8 @@ def _number(value: float | None) -> str:
         return ""
     size = abs(value)
     digits = 0 if float(value).is_integer() or size >= 1000 else 1 if size >= 10 else 3
-    return f"{value:,.{digits}f}" if size < 1e15 else f"{value:.4g}"
+    text = f"{value:,.{digits}f}" if size < 1e15 else f"{value:.4g}"
+    return text.replace(",", "") if size < 10_000 else text  # 2013 is a year
 
 # %% ../../notebooks/lib/14_profiles.ipynb #35ebb895
 def read_profile(store: str | Path, previous: str, *, period: str) -> Profile | None:
