@@ -1,6 +1,7 @@
 """The benchmark measures what it says, on a project it has never seen; how fast is for people to judge."""
 
 import json
+import re
 
 import pytest
 
@@ -25,7 +26,9 @@ def test_ratios_to_the_stock_tools(small):
     assert done.returncode == 0, done.stderr
     found = {one["name"]: one for one in json.loads(done.stdout)["measurements"]}
     assert len(found) == 7 and all(one["ours"] > 0 and one["peer"] > 0 for one in found.values())
-    assert (
-        found["one period, all stages"]["note"] == "9 products identical; different by nature: great_expectations.json"
+    said = re.fullmatch(
+        r"(\d+) products identical; different by nature: great_expectations.json",
+        found["one period, all stages"]["note"],
     )
+    assert said and int(said[1]) > 10
     assert any(name.startswith("edit 30_features, beyond the work of 1 stage") for name in found)

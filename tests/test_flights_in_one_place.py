@@ -23,6 +23,10 @@ ORDINARY = {
     "distance",
     "flight",
     "engine",
+    "model",
+    "alt",
+    "dst",
+    "tz",
 }
 OWN = {"lib/nbops/flights.py"}
 PLACES = [

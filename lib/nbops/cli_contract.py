@@ -15,10 +15,10 @@ import click
 
 from .base import InputError
 from .cli import _count, _finish, _noted
-from .config import Project, Validation, find_root, load_project
 
 if TYPE_CHECKING:
     from nbops.checks import FileCheck
+    from nbops.config import Project
 
 # %% ../../notebooks/lib/87_cli_contract.ipynb #2d6e7a59
 @click.group()
@@ -35,8 +35,10 @@ def _json_option(command: Any) -> Any:
     return click.option("--json", "as_json", is_flag=True, callback=_noted, help=told)(command)
 
 
-def _project() -> Project | None:
+def _project() -> "Project | None":
     """The project around this folder, if there is one."""
+    from nbops.config import find_root, load_project
+
     try:
         return load_project(find_root())
     except InputError as error:
@@ -145,8 +147,10 @@ def _show(found: "FileCheck", everything: bool) -> None:
         console.print(f"note: {note}", markup=False)
 
 # %% ../../notebooks/lib/87_cli_contract.ipynb #68e38846
-def _settings(found: Project | None, contract_file: str | None) -> tuple[Path, float]:
+def _settings(found: "Project | None", contract_file: str | None) -> tuple[Path, float]:
     """The contract's file, and the share of bad rows that is accepted."""
+    from nbops.config import Validation
+
     limit = (found.validation if found else Validation()).max_quarantined
     if contract_file:
         return Path(contract_file), limit

@@ -488,10 +488,14 @@ def package_versions(names: Iterable[str], digests: Digests) -> dict[str, str]:
 def _versions(names: set[str]) -> dict[str, str]:
     """For each top-level name the version of the package that brought it, or nothing."""
     found: dict[str, set[str]] = {name: set() for name in names}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name].add(importlib.metadata.version(name))
+    others = {name for name in names if not found[name]}
     for package in importlib.metadata.distributions():  # packages_distributions() reads all names: thirty times as slow
         listed = (package.read_text("top_level.txt") or "").split()
         record = "" if listed else "\n" + (package.read_text("RECORD") or "")
-        for name in names:
+        for name in others:
             if name in listed or f"\n{name}/" in record or f"\n{name}.py," in record:
                 found[name].add(package.version)
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
