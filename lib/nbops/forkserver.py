@@ -651,7 +651,12 @@ def _kernel(request: dict[str, Any], connection: socket.socket) -> None:
         sys.modules["matplotlib_inline.backend_inline"]._enable_matplotlib_integration()
     with contextlib.suppress(OSError):
         connection.sendall(b'{"ready": true}\n')
-    app.start()
+    try:
+        app.start()
+    finally:  # ipykernel ends the thread of output first, and the one that still answers then waits for it in vain
+        if app.control_thread and app.control_thread.is_alive():
+            app.control_thread.stop()
+            app.control_thread.join(timeout=1)
 
 
 def _call(request: dict[str, Any]) -> Any:
