@@ -129,6 +129,7 @@ def test_registry_and_ledger_agree(store, project):
     assert ledger.verify(store) is None
     assert {one["kind"] for one in ledger.records(store)} == {
         "snapshot",
+        "schema",
         "decision",
         "verdict",
         "version",
