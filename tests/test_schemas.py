@@ -440,13 +440,14 @@ with duckdb.connect() as connection:
     connection.execute(f"COPY ({query}) TO '{sys.argv[1]}' (FORMAT parquet, COMPRESSION zstd)")
 """
 MEASURE = """
-import duckdb, json, resource, sys, time
+import duckdb, json, sys, time
 from nbops.profiles import profile_files
 with duckdb.connect() as connection:
     kinds = connection.execute("DESCRIBE SELECT * FROM read_parquet($1)", [sys.argv[1]]).fetchall()
 start = time.process_time()
 found = profile_files([sys.argv[1]], {name: kind for name, kind, *_ in kinds}, rows=1_000_000)
-mine, memory = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mine = time.process_time() - start
+memory = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # ru_maxrss begins with the parent's
 start = time.process_time()
 with duckdb.connect() as connection:
     connection.execute("SET threads = 1")
