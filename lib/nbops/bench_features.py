@@ -28,8 +28,9 @@ from .contracts import column_types, load_contract
 from .features import open_tables
 from .featurestore import join_features, load_definitions, make_tables, open_tables_of, settings_of, write_tables
 from .onlinestore import event_times, materialize, opened, read_online
-from .pointintime import View, point_in_time_join, quoted
+from .pointintime import View, point_in_time_join
 from .snapshots import coverage, take_snapshot
+from .sources import quoted
 
 # %% ../../notebooks/lib/79_bench_features.ipynb #f2ef8346
 def plain_join(rows: str, views: Sequence[View], at: str) -> str:

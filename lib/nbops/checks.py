@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from .base import InputError, nearest
 from .contracts import FAILURE_COLUMNS, RESULT_COLUMNS, column_types, failing_rows, failure_lines, result_line
-from .inference import _quoted, cast, open_file
+from .inference import cast, open_file
 from .rules import BETWEEN, IN_SET, LENGTHS, NEWEST, NOT_NULL, REGEX, TYPES, UNIQUE, Rule, rules
+from .sources import quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ def _misfits(connection: Any, view: str, casts: dict[str, str]) -> "pd.DataFrame
 
     casts = {name: sql for name, sql in casts.items() if not sql.endswith("AS VARCHAR)")}
     bad = {
-        name: f"{_quoted(name)} IS NOT NULL AND {sql} IS NULL AND ltrim(lower({_quoted(name)}::VARCHAR), '+-') <> 'nan'"
+        name: f"{quoted(name)} IS NOT NULL AND {sql} IS NULL AND ltrim(lower({quoted(name)}::VARCHAR), '+-') <> 'nan'"
         for name, sql in casts.items()
     }
     if not bad:
@@ -95,8 +96,8 @@ def _misfits(connection: Any, view: str, casts: dict[str, str]) -> "pd.DataFrame
     found = [pd.DataFrame(columns=["row", "column", "value"])]
     for (name, condition), count in zip(bad.items(), counts, strict=True):
         if count:
-            numbered = f"SELECT row_number() OVER () - 1 AS row, {_quoted(name)} FROM {view}"
-            query = f"SELECT row, {_quoted(name)}::VARCHAR AS value FROM ({numbered}) WHERE {condition} ORDER BY row"
+            numbered = f"SELECT row_number() OVER () - 1 AS row, {quoted(name)} FROM {view}"
+            query = f"SELECT row, {quoted(name)}::VARCHAR AS value FROM ({numbered}) WHERE {condition} ORDER BY row"
             rows = connection.sql(query).df()
             found.append(rows.assign(column=name)[["row", "column", "value"]])
     return pd.concat(found[1:] or found, ignore_index=True)
@@ -126,8 +127,8 @@ def _in_types(
         raise InputError(
             f"{file} has none of the columns of {schema.name}; it has {', '.join(physical)}. Give --table."
         )
-    relation.project(", ".join(map(_quoted, casts))).create("raw")
-    typed = ", ".join(f"{sql} AS {_quoted(name)}" for name, sql in casts.items())
+    relation.project(", ".join(map(quoted, casts))).create("raw")
+    typed = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in casts.items())
     connection.sql(f"SELECT {typed} FROM raw").create("typed")
     more = [name for name in physical if name not in kinds]
     notes = [f"no promise about {', '.join(more)}"] if more else []
@@ -147,7 +148,7 @@ def suspicion(rule: Rule) -> tuple[str, list[Any]] | None:
         The condition on one row with its parameters; None if there is no safe one.
     """
     given = rule.arguments
-    column = _quoted(str(given.get("column")))
+    column = quoted(str(given.get("column")))
     if rule.expectation == NOT_NULL:
         return f"{column} IS NULL", []
     if rule.expectation == IN_SET and len({type(one) for one in given["value_set"]}) == 1:
@@ -175,8 +176,8 @@ def _suspects(connection: Any, rule: Rule, rows: int) -> list[int]:
 
     names = rule.arguments.get("column_list", [rule.arguments.get("column")])
     if rule.expectation in (UNIQUE, "ExpectCompoundColumnsToBeUnique"):
-        key = ", ".join(map(_quoted, names))
-        same = " AND ".join(f"t.{_quoted(name)} IS NOT DISTINCT FROM d.{_quoted(name)}" for name in names)
+        key = ", ".join(map(quoted, names))
+        same = " AND ".join(f"t.{quoted(name)} IS NOT DISTINCT FROM d.{quoted(name)}" for name in names)
         twice = f"SELECT {key} FROM typed GROUP BY {key} HAVING count(*) > 1"
         if not connection.sql(f"SELECT 1 FROM ({twice}) LIMIT 1").fetchall():
             return []
@@ -196,7 +197,7 @@ def _holds(connection: Any, rule: Rule, rows: int) -> bool:
     """Whether a rule about the whole table holds."""
     value: Any = rows
     if rule.expectation == NEWEST:
-        column = _quoted(rule.arguments["column"])
+        column = quoted(rule.arguments["column"])
         value = connection.sql(f"SELECT max({column})::TIMESTAMPTZ FROM typed").fetchall()[0][0]
     low, high = rule.arguments.get("min_value"), rule.arguments.get("max_value")
     return value is not None and (low is None or value >= low) and (high is None or value <= high)

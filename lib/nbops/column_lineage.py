@@ -18,7 +18,7 @@ import duckdb
 from .config import Project
 from .features import find_builder
 from .ledger import digest
-from .sources import write_json
+from .sources import quoted, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -308,8 +308,8 @@ def builder_lineage(builder: Callable[[Any], Any], tables: dict[str, dict[str, s
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET threads = 1")
         for name, columns in tables.items():
-            typed = ", ".join(f"{_quoted(column)} {kind}" for column, kind in columns.items())
-            connection.execute(f"CREATE TABLE {_quoted(name)} ({typed})")
+            typed = ", ".join(f"{quoted(column)} {kind}" for column, kind in columns.items())
+            connection.execute(f"CREATE TABLE {quoted(name)} ({typed})")
         try:
             table = builder(_Watched(connection, notes))
         except Untraceable:
@@ -322,11 +322,6 @@ def builder_lineage(builder: Callable[[Any], Any], tables: dict[str, dict[str, s
     found = query_lineage(notes["statements"], query, {name: list(columns) for name, columns in tables.items()})
     by_name = {str(one).lower(): str(one) for one in table.columns}
     return {by_name[column]: how for column, how in found.items() if column in by_name}
-
-
-def _quoted(name: str) -> str:
-    """A name as SQL takes it, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
 
 # %% ../../notebooks/lib/52_column_lineage.ipynb #a1fac4d6
 def _newest(files: list[str], rows: int, timed: bool) -> Any:
@@ -353,7 +348,7 @@ def _run_sample(builder: Callable[[Any], "pd.DataFrame"], samples: dict[str, Any
         connection.execute("SET TimeZone = 'UTC'")
         for name, sample in samples.items():
             connection.register(f"sample of {name}", sample)
-            connection.execute(f"CREATE TABLE {_quoted(name)} AS SELECT * FROM {_quoted(f'sample of {name}')}")
+            connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM {quoted(f'sample of {name}')}")
         return builder(connection)
 
 

@@ -86,7 +86,7 @@ def moment_of(name: str, has: str, kind: str, zone: str, pattern: str | None = N
     if has == "VARCHAR" and pattern:
         naive = f"try_strptime({value}, {_literal(pattern)})"
         zoned = "%z" in pattern
-        aware = f"timezone('UTC', {naive})" if zoned else f"timezone({_literal(zone)}, {naive})"
+        aware = naive if zoned else f"timezone({_literal(zone)}, {naive})"  # with %z, DuckDB gives a moment
         return f"{naive}::DATE" if kind == "DATE" else aware
     if kind == "DATE":
         return f"TRY_CAST({value} AS DATE)"

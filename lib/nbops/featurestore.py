@@ -23,8 +23,8 @@ import duckdb
 
 from .base import InputError, nearest
 from .config import Project
-from .pointintime import View, point_in_time_join, quoted
-from .sources import write_complete, write_json, write_text
+from .pointintime import View, point_in_time_join
+from .sources import quoted, write_complete, write_json, write_text
 
 if TYPE_CHECKING:
     import feast

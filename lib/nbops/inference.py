@@ -21,7 +21,7 @@ import yaml
 from .base import InputError, nearest
 from .config import Source
 from .rules import TYPES
-from .sources import read_source
+from .sources import quoted, read_source
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,11 +72,6 @@ KINDS = {
 }  # in this order, most special first
 
 
-def _quoted(name: str) -> str:
-    """A column's name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _row(connection: Any, query: str) -> tuple[Any, ...]:
     """The first row that a query gives."""
     return tuple(connection.sql(query).limit(1).fetchall()[0])
@@ -84,9 +79,9 @@ def _row(connection: Any, query: str) -> tuple[Any, ...]:
 # %% ../../notebooks/lib/11_inference.ipynb #67b0f296
 def _fits(connection: Any, view: str, kinds: dict[str, list[str]], words: str) -> dict[str, tuple[list[str], bool]]:
     """For each column the kinds that all its values are of, and whether words for missing are among them."""
-    asked = [f"count({_quoted(name)}), count(*) FILTER ({_quoted(name)} IN ({words}))" for name in kinds]
+    asked = [f"count({quoted(name)}), count(*) FILTER ({quoted(name)} IN ({words}))" for name in kinds]
     asked += [
-        f"count(*) FILTER ({_quoted(name)} NOT IN ({words}) AND {KINDS[kind].format(c=_quoted(name))})"
+        f"count(*) FILTER ({quoted(name)} NOT IN ({words}) AND {KINDS[kind].format(c=quoted(name))})"
         for name, some in kinds.items()
         for kind in some
     ]
@@ -110,7 +105,7 @@ def _text_types(connection: Any, view: str, names: list[str], look: bool = True)
     types = {name: some[0] if 0 < len(some) < len(KINDS) else "string" for name, (some, _) in found.items()}
     held = [name for name, (_, some) in found.items() if some and types[name] != "string"]
     query = f"SELECT DISTINCT {{c}} FROM {view} WHERE {{c}} IN ({words})"
-    seen = {one for name in held for (one,) in connection.sql(query.format(c=_quoted(name))).fetchall()}
+    seen = {one for name in held for (one,) in connection.sql(query.format(c=quoted(name))).fetchall()}
     return {name: kind.replace("zoned", "timestamp") for name, kind in types.items()}, sorted(seen)
 
 # %% ../../notebooks/lib/11_inference.ipynb #1461a06a
@@ -130,7 +125,7 @@ def cast(name: str, kind: str, physical: str) -> str:
     -------
     str
     """
-    column, real = _quoted(name), physical.startswith(("DOUBLE", "FLOAT"))
+    column, real = quoted(name), physical.startswith(("DOUBLE", "FLOAT"))
     if kind == "integer" and physical == "VARCHAR":
         return f"CASE WHEN regexp_matches({column}, '[.eE]') THEN NULL ELSE TRY_CAST({column} AS BIGINT) END"
     if kind == "integer" and (real or physical.startswith("DECIMAL")):
@@ -190,7 +185,7 @@ def _column_facts(connection: Any, types: dict[str, str]) -> dict[str, Facts]:
     """The facts about each column of the table `typed`."""
     asked = ["count(*)"]
     for name, kind in types.items():
-        column = _quoted(name)
+        column = quoted(name)
         finite = f" FILTER (isfinite({column}))" if kind == "number" else ""
         extremes = f"min({column}){finite}, max({column}){finite}" if kind in ("integer", "number") else "NULL, NULL"
         extremes = f"year(min({column})), NULL" if kind in ("date", "timestamp") else extremes
@@ -203,7 +198,7 @@ def _column_facts(connection: Any, types: dict[str, str]) -> dict[str, Facts]:
         present, distinct, low, high, shortest, longest, infinite = values[7 * position : 7 * position + 7]
         exact = 0.7 * present <= distinct or distinct <= 60  # an estimate is good enough in between
         if exact and present:
-            distinct = _row(connection, f"SELECT count(DISTINCT {_quoted(name)}) FROM typed")[0]
+            distinct = _row(connection, f"SELECT count(DISTINCT {quoted(name)}) FROM typed")[0]
         found[name] = Facts(name, kind, rows, present, distinct, low, high, shortest or 0, longest or 0, infinite)
     return found
 
@@ -272,7 +267,7 @@ def pattern_of(values: list[str]) -> str | None:
 # %% ../../notebooks/lib/11_inference.ipynb #ec329b0a
 def _values(connection: Any, name: str, most: int) -> list[Any]:
     """The different values of a column, in order; at most so many."""
-    column = _quoted(name)
+    column = quoted(name)
     query = f"SELECT DISTINCT {column} FROM typed WHERE {column} IS NOT NULL ORDER BY 1 LIMIT {most}"
     return [one for (one,) in connection.sql(query).fetchall()]
 
@@ -283,7 +278,7 @@ def _string_promises(connection: Any, facts: Facts) -> dict[str, Any]:
         return {"enum": [{"value": one} for one in _values(connection, facts.name, 20)]}
     if facts.present >= 100 and facts.distinct >= 20 and facts.shortest == facts.longest:
         pattern = pattern_of(_values(connection, facts.name, 1000))
-        column, query = _quoted(facts.name), "SELECT count(*) FROM typed WHERE NOT regexp_full_match({c}, ?)"
+        column, query = quoted(facts.name), "SELECT count(*) FROM typed WHERE NOT regexp_full_match({c}, ?)"
         if pattern and connection.execute(query.format(c=column), [pattern]).fetchall() == [(0,)]:
             return {"logicalTypeOptions": {"pattern": pattern}}
     least = {"minLength": 1} if facts.shortest else {}
@@ -337,7 +332,7 @@ def _primary_key(connection: Any, facts: dict[str, Facts]) -> list[str]:
 
 def _distinct(connection: Any, columns: tuple[Facts, ...], some: str) -> bool:
     """Whether no combination of these columns occurs twice."""
-    names = ", ".join(_quoted(one.name) for one in columns)
+    names = ", ".join(quoted(one.name) for one in columns)
     twice = f"SELECT 1 FROM (SELECT {names} FROM typed{some}) GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
     return _row(connection, f"SELECT count(*) FROM ({twice})")[0] == 0
 
@@ -373,7 +368,7 @@ def _latency(connection: Any, table: str, facts: dict[str, Facts], time: str | N
     chosen = time or (moments[0].name if moments else None)
     if chosen is None or facts[chosen].distinct < 3:
         return []
-    column = _quoted(chosen)
+    column = quoted(chosen)
     different = f"SELECT DISTINCT {column}::TIMESTAMP AS t FROM typed WHERE isfinite({column})"
     pauses = f"SELECT epoch(t) - epoch(lag(t) OVER (ORDER BY t)) AS pause FROM ({different})"
     pause = 2 * (_row(connection, f"SELECT max(pause) FROM ({pauses})")[0] or 0)
@@ -465,7 +460,7 @@ def _load(connection: Any, file: str | Path, missing: list[str] | None) -> tuple
     else:
         types, notes = _typed(relation)
     physical = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    columns = ", ".join(f"{cast(name, kind, physical[name])} AS {_quoted(name)}" for name, kind in types.items())
+    columns = ", ".join(f"{cast(name, kind, physical[name])} AS {quoted(name)}" for name, kind in types.items())
     if columns:
         relation.project(columns).create("typed")
     return types, words, notes

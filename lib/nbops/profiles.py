@@ -19,6 +19,7 @@ from .calendar import ALL
 from .config import Project
 from .schemas import snapshot_before, type_word
 from .snapshots import Snapshot
+from .sources import quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,14 +59,9 @@ def kind_of(type_name: str) -> str:
     return {"string": "text", "boolean": "truth"}.get(word, "other")
 
 # %% ../../notebooks/lib/14_profiles.ipynb #9389542b
-def _quoted(name: str) -> str:
-    """A name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _measures(name: str, type_name: str, rows: int) -> dict[str, str]:
     """For each measure of a column its SQL."""
-    column, kind = _quoted(name), kind_of(type_name)
+    column, kind = quoted(name), kind_of(type_name)
     if type_name == "TIMESTAMPTZ_NS":  # as pandas writes it; DuckDB can do little with it
         column += "::TIMESTAMPTZ"
     found = {"missing": f"count_if({column} IS NULL)"}
@@ -105,7 +101,7 @@ def _counts(
     wanted = [(name, value) for name, values in top.items() for value in values if value is not None]
     found: dict[str, list[list[Any]]] = {name: [] for name in top}
     if wanted:
-        terms = ", ".join(f"count_if({_quoted(name)} = ${number + 2})" for number, (name, _) in enumerate(wanted))
+        terms = ", ".join(f"count_if({quoted(name)} = ${number + 2})" for number, (name, _) in enumerate(wanted))
         query = f"SELECT {terms} FROM read_parquet($1)"
         counts = connection.execute(query, [files, *(value for _, value in wanted)]).fetchall()[0]
         for (name, value), count in zip(wanted, counts, strict=True):
@@ -269,7 +265,7 @@ def _table_line(files: list[str], key: list[str], as_of: datetime | None) -> dic
         _set_limits(connection, spill)
         relation = connection.read_parquet(files)
         if key:
-            distinct = relation.aggregate(", ".join(map(_quoted, key))).aggregate("count(*)").fetchall()[0][0]
+            distinct = relation.aggregate(", ".join(map(quoted, key))).aggregate("count(*)").fetchall()[0][0]
             found["duplicates"] = relation.aggregate("count(*)").fetchall()[0][0] - distinct
         if "_time" in relation.columns:
             moments = relation.aggregate("min(_time)::TIMESTAMPTZ, max(_time)::TIMESTAMPTZ").fetchall()[0]
