@@ -37,7 +37,7 @@ def make_table(kind="multiclass", *, time=None, rows=240, seed=7):
 
 
 def make_project(
-    folder, *, kind="multiclass", time=None, table=None, rows=240, delay=0, file="rows.csv", stages=11, **settings
+    folder, *, kind="multiclass", time=None, table=None, rows=240, delay=0, file="rows.csv", stages=12, **settings
 ):
     """Writes a project with its table into a folder; `settings` replace keys of project.yaml. Gives the folder."""
     folder = Path(folder)

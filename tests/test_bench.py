@@ -11,7 +11,7 @@ from test_other_tables import command
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("bench") / "project", kind="binary", time="month", stages=3)
+    return make_project(tmp_path_factory.mktemp("bench") / "project", kind="binary", time="month", stages=4)
 
 
 def test_engine_status(small):

@@ -199,7 +199,7 @@ def tables(connection):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    folder = make_project(tmp_path_factory.mktemp("shop") / "project", kind="binary", time="month", stages=3, delay=1)
+    folder = make_project(tmp_path_factory.mktemp("shop") / "project", kind="binary", time="month", stages=4, delay=1)
     (folder / "own_features.py").write_text(DEFINITIONS, encoding="utf-8")
     text = (folder / "project.yaml").read_text(encoding="utf-8")
     text += "feature_store: {definitions: 'own_features:definitions', tables: 'own_features:tables', service: both}\n"

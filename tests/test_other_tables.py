@@ -138,7 +138,7 @@ def test_the_first_month_by_ploomber_alone_and_the_second_watched_judged_and_ref
 
 @pytest.mark.slow
 def test_an_edited_builder_beside_the_project_makes_its_stages_run_again(tmp_path):
-    folder = make_project(tmp_path / "project", features={"builder": "own_features:build"}, stages=3)
+    folder = make_project(tmp_path / "project", features={"builder": "own_features:build"}, stages=4)
     code = "def build(connection):\n    return connection.sql('SELECT number AS _id, outcome, \"größe\" FROM things').df()\n"
     (folder / "own_features.py").write_text(code)
     assert command(folder, "run").returncode == 0
@@ -149,6 +149,7 @@ def test_an_edited_builder_beside_the_project_makes_its_stages_run_again(tmp_pat
     assert {name: [one["leaf"] for one in changes] for name, changes in found.items()} == {
         "10_ingest": [],
         "20_validate": [],
+        "25_profile": [],
         "30_features": ["file own_features.py"],
     }
 

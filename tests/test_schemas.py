@@ -293,7 +293,7 @@ def test_the_page_of_the_period_tells_of_both(tmp_path):
     folder = make_project(tmp_path / "p", kind="binary", time="month", table=table, training={"families": ["linear"]})
     tasks = parse_yaml((folder / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]
     change(folder / "pipeline.yaml", tasks=[one for one in tasks if one["name"] != "55_drift"])
-    for stage in ("10_ingest", "20_validate"):
+    for stage in ("10_ingest", "20_validate", "25_profile"):
         assert command(folder, "run", "--period", "2024-01", "--only", stage).returncode == 0
     late = table["when"] >= "2024-02-01"
     table["größe"] += np.where(late, 5, 0)

@@ -59,7 +59,7 @@ def story(tmp_path_factory):
         base / "project",
         kind="binary",
         time="month",
-        stages=3,
+        stages=4,
         versions={"remote": "../remote"},
         training={"min_rows": 4},
     )

@@ -500,8 +500,8 @@ def read_profile(store: str | Path, previous: str, *, period: str) -> Profile | 
     import pandas as pd
 
     name = (snapshot_before(store, period) if previous == "auto" else previous).partition(":")[0]
-    folder = Path(store) / "products" / name / "20_validate"
-    files = [folder / "profile.parquet", folder / "profile_tables.parquet"]
+    folder = Path(store) / "products" / name / "25_profile"
+    files = [folder / "profile.parquet", folder / "tables.parquet"]
     if name == "nothing" or not all(file.is_file() for file in files):
         return None
     found = [pd.read_parquet(file) for file in files]

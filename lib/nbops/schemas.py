@@ -443,7 +443,7 @@ def snapshot_before(store: str | Path, period: str) -> str:
     if not earlier:
         return "nothing"
     schema = _recorded(Path(store), earlier[-1])
-    profile = [schema.parents[1] / "20_validate" / f"{name}.parquet" for name in ("profile", "profile_tables")]
+    profile = [schema.parents[1] / "25_profile" / f"{name}.parquet" for name in ("profile", "tables")]
     files = [schema, *profile]
     return (
         f"{earlier[-1]}:{digest([hashlib.sha256(one.read_bytes()).hexdigest() for one in files if one.is_file()])[:12]}"
