@@ -141,7 +141,7 @@ def _great_expectations(table: "pd.DataFrame", promises: list[Rule]) -> dict[str
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
-    batch = (
+    definition = (
         context.data_sources.add_pandas("memory")
         .add_dataframe_asset("table")
         .add_batch_definition_whole_dataframe("all")
@@ -149,9 +149,8 @@ def _great_expectations(table: "pd.DataFrame", promises: list[Rule]) -> dict[str
     suite = gx.ExpectationSuite(name=promises[0].table)
     for number, promise in enumerate(promises):
         suite.add_expectation(_expectation(gx.expectations, promise, number))
-    suite = context.suites.add(suite)
-    definition = gx.ValidationDefinition(name="check", data=batch, suite=suite)
-    result = dict(definition.run(batch_parameters={"dataframe": table}, result_format="COMPLETE").to_json_dict())
+    batch = definition.get_batch({"dataframe": table})
+    result = dict(batch.validate(suite, result_format="COMPLETE").to_json_dict())
     result["results"].sort(
         key=lambda one: one["expectation_config"]["meta"]["rule"]
     )  # Great Expectations regroups them by column
