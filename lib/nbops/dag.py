@@ -589,7 +589,28 @@ def _sweep(stages: dict[str, Stage], store: Path) -> None:
             if not (writer.isdigit() and os.path.exists(f"/proc/{writer}")):
                 file.unlink(missing_ok=True)
 
-# %% ../../notebooks/lib/61_dag.ipynb #36b647f6
+# %% ../../notebooks/lib/61_dag.ipynb #96a17d7a
+def cores() -> int:
+    """How many cores this process may use, also in a container with a quota.
+
+    Returns
+    -------
+    int
+    """
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def _weights(stages: dict[str, Stage]) -> dict[str, int]:
+    """How many stages wait for each, also through others."""
+    waiting: dict[str, set[str]] = {name: set() for name in stages}
+    for name in reversed(stages):  # each comes after those that it needs
+        for one in stages[name].upstream:
+            waiting[one] |= {name} | waiting[name]
+    return {name: len(found) for name, found in waiting.items()}
+
+# %% ../../notebooks/lib/61_dag.ipynb #63939175
 @dataclasses.dataclass
 class _Crew:
     """The stages at work."""
@@ -604,15 +625,18 @@ class _Crew:
     done: dict[str, float | None] = dataclasses.field(default_factory=dict)
     running: dict[Any, Execution] = dataclasses.field(default_factory=dict)
     next: Worker | None = None
+    weights: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def run(self, wanted: set[str], forced: set[str]) -> dict[str, float | None]:
         """Runs what has to run, in any order that the pipeline allows."""
         todo = [name for name in self.stages if name in wanted]
+        self.weights = _weights(self.stages)
         size = self.project.engine.parallel or cores()
         try:
             while todo or self.running:
                 unfinished = {*todo, *(one.name for one in self.running.values())}
-                for name in [one for one in todo if not unfinished & set(self.stages[one].upstream)]:
+                ready = [one for one in todo if not unfinished & set(self.stages[one].upstream)]
+                for name in sorted(ready, key=self.weights.__getitem__, reverse=True):
                     if len(self.running) < size:
                         todo.remove(name)
                         _begin(self, name, forced, todo)
@@ -630,19 +654,7 @@ class _Crew:
                 self.next.dismiss()
         return {name: self.done.get(name) for name in self.stages if name in wanted}
 
-
-def cores() -> int:
-    """How many cores this process may use, also in a container with a quota.
-
-    Returns
-    -------
-    int
-    """
-    import joblib
-
-    return joblib.cpu_count()
-
-# %% ../../notebooks/lib/61_dag.ipynb #8455f953
+# %% ../../notebooks/lib/61_dag.ipynb #01e9fb3f
 def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
     """Starts a stage, or notes that it is up to date; then gets a kernel ready for the first of those still to do."""
     why = reasons(crew.project, crew.stages, name, crew.digests)
@@ -658,10 +670,11 @@ def _begin(crew: _Crew, name: str, forced: set[str], todo: list[str]) -> None:
     with PARSING:
         redactor = redactor_for(crew.stages[name].parameters, crew.stages[name].source(), root=crew.project.root)
     worker, crew.next = crew.next or Worker(), None
-    share = max(
-        1, cores() // (len(crew.running) + 1)
-    )  # two fits that each take all cores take longer than one after the other
+    # two fits that each take all cores take longer than one after the other
+    share = max(1, cores() // (len(crew.running) + 1))
     execution = Execution(name, crew.tell, crew.project.root, crew.project.engine, redactor, worker=worker, cores=share)
+    others = {*todo, *(one.name for one in crew.running.values())}
+    execution.patient = any(crew.weights[one] > crew.weights[name] for one in others)
     arguments = (crew.project, crew.stages, name, execution, crew.digests, crew.store)
     crew.running[worker.run(run_stage, *arguments)] = execution
     if kernel := next(filter(None, (crew.stages[one].kernel for one in todo)), None):
@@ -689,7 +702,7 @@ def _collect(crew: _Crew) -> None:
         _note_end(crew, execution.name, None)
         crew.tell({"event": "stage_done", "stage": execution.name, "seconds": crew.done[execution.name]})
 
-# %% ../../notebooks/lib/61_dag.ipynb #63939175
+# %% ../../notebooks/lib/61_dag.ipynb #834059a2
 def build(
     project: Project,
     env: dict[str, Any],
@@ -741,7 +754,7 @@ def build(
         finally:
             digests.save()
 
-# %% ../../notebooks/lib/61_dag.ipynb #834059a2
+# %% ../../notebooks/lib/61_dag.ipynb #c594e041
 def debug_stage(project: Project, env: dict[str, Any], name: str) -> dict[str, str]:
     """Runs a stage up to its failing cell and leaves the kernel alive there.
 

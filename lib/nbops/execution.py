@@ -93,6 +93,8 @@ class Execution:
         Runs it; may have a kernel ready.
     cores : int
         How many the notebook may use, 0 for all; joblib, scikit-learn and `fit_model` ask for `LOKY_MAX_CPU_COUNT`.
+    patient : bool
+        Others go first: it gets the time that they leave.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Execution:
     redactor: Redactor = field(default_factory=lambda: Redactor([]))
     worker: Any = None
     cores: int = 0
+    patient: bool = False
     trace: list[Any] = field(default_factory=lambda: [[], []])
     manager: Any = None
     rest: dict[str, str] = field(default_factory=dict)
@@ -285,9 +288,10 @@ def _without_secrets(msg: dict[str, Any], redactor: Redactor) -> list[dict[str, 
     return [{**msg, "content": dict(content)}]
 
 
-def _share(cores: int) -> str:
-    """Code that tells a kernel how many cores it may use; a person's own word counts more."""
-    return f"__import__('os').environ.setdefault('LOKY_MAX_CPU_COUNT', '{cores}')\n" if cores else ""
+def _share(cores: int, patient: bool) -> str:
+    """Code that tells a kernel how many cores it may use (a person's own word counts more), and whether others go first."""
+    mine = f"__import__('os').environ.setdefault('LOKY_MAX_CPU_COUNT', '{cores}')\n" if cores else ""
+    return mine + ("__import__('os').nice(10)\n" if patient else "")
 
 
 def _literal(text: str) -> Any:
@@ -326,7 +330,7 @@ def client_class() -> type:
             self.execution.manager = self.km
             if self.execution.stopped:
                 self.execution.stop(self.execution.stopped)
-            self._silently(_share(self.execution.cores) + TRACE)
+            self._silently(_share(self.execution.cores, self.execution.patient) + TRACE)
             super().papermill_execute_cells()
             self.execution.trace = json.loads(self._silently("", READ))
 
