@@ -11,7 +11,7 @@ import pytest
 
 from nbops.base import InputError, parse_yaml
 from nbops.config import load_project
-from nbops.contracts import load_contract
+from nbops.contracts import column_types, load_contract
 from nbops.profiles import Profile, profile_change, profile_files, profile_snapshot, worth_telling
 from nbops.schemas import (
     Column,
@@ -174,8 +174,7 @@ def test_a_schema_of_format_1_can_be_read(tmp_path):
 def test_contract_and_snapshot_of_a_csv_agree(tmp_path):
     project = load_project(make_project(tmp_path / "p", time="month"))
     contract = load_contract(project.root)
-    types = {"things": {"größe": "DOUBLE", "number": "BIGINT", "when": "TIMESTAMP WITH TIME ZONE"}}
-    snapshot = take_snapshot(project, "2024-01", store=tmp_path / "store", types=types)
+    snapshot = take_snapshot(project, "2024-01", store=tmp_path / "store", types=column_types(contract))
     assert diff_schemas(schema_of_contract(contract), schema_of_snapshot(snapshot, contract)) == []
     manifest = write_json(snapshot, tmp_path / "snapshot.json")
     assert read_schema(str(manifest), project) == schema_of_snapshot(snapshot, contract)

@@ -328,6 +328,29 @@ def test_a_value_is_what_the_contract_says_or_its_row_is_set_aside(tmp_path, col
     assert all(json.loads(line["record"])[column] == line["value"] for line in lines)  # nothing is lost
 
 
+def test_what_the_contract_does_not_declare_is_not_guessed(tmp_path):
+    (tmp_path / "rows.csv").write_text("number,plz,since,share\n1,01067,2024-01-05,1.50\n2,80331,2024-02-05,2\n")
+    table, rejected = snapshot(tmp_path, "rows.csv", {"number": "BIGINT"})
+    found = table.select(["number", "plz", "since", "share"]).to_pylist()
+    assert not rejected and found == [
+        {"number": 1, "plz": "01067", "since": "2024-01-05", "share": "1.50"},
+        {"number": 2, "plz": "80331", "since": "2024-02-05", "share": "2"},
+    ]
+    with pytest.raises(InputError, match="contract.yaml says nothing of table 'rows'.*nbops contract infer"):
+        snapshot(tmp_path, "rows.csv", {})
+
+
+def test_text_in_json_stays_as_it_was_written(tmp_path):
+    lines = [
+        {"number": 1, "code": "2024-01-05", "at": "2024-01-05T10:00:00", "n": 7},
+        {"number": 2, "code": "2024-02-06"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    table, _ = snapshot(tmp_path, "rows.jsonl", {"number": "BIGINT", "code": "VARCHAR"})
+    assert table["code"].to_pylist() == ["2024-01-05", "2024-02-06"]
+    assert table["at"].to_pylist() == ["2024-01-05T10:00:00", None] and table["n"].to_pylist() == [7, None]
+
+
 def test_dates_in_the_format_of_the_contract(tmp_path):
     (tmp_path / "rows.csv").write_text("number,day,when\n1,31/12/2020,1.2.2021 7:05\n2,2020-12-31,1.2.2021 17:05\n")
     types = {name: TYPES[name] for name in ("number", "day", "when")}

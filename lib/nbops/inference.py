@@ -459,6 +459,11 @@ def _load(connection: Any, file: str | Path, missing: list[str] | None) -> tuple
             notes.append(f"{', '.join(found)} was taken as missing: {listed}.")
     else:
         types, notes = _typed(relation)
+        texts = [name for name in types if str(relation.types[relation.columns.index(name)]) == "VARCHAR"]
+        if texts and not str(file).lower().endswith(".parquet"):  # JSON writes moments as text
+            relation.create_view("raw_text")
+            found_types, _ = _text_types(connection, "raw_text", texts, look=False)
+            types |= {name: kind for name, kind in found_types.items() if kind in ("date", "timestamp")}
     physical = dict(zip(relation.columns, map(str, relation.types), strict=True))
     columns = ", ".join(f"{cast(name, kind, physical[name])} AS {quoted(name)}" for name, kind in types.items())
     if columns:

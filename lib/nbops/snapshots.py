@@ -381,9 +381,15 @@ class Rejects:
 
 # %% ../../notebooks/lib/08_snapshots.ipynb #1f2673a3
 def _take_table(
-    project: Project, name: str, end: datetime | None, store: Path, types: dict[str, str], formats: dict[str, str]
+    project: Project,
+    name: str,
+    end: datetime | None,
+    store: Path,
+    types: dict[str, str],
+    formats: dict[str, str],
+    known: bool,
 ) -> Table:
-    """One table, as known at a moment."""
+    """One table, as known at a moment; `known` if there is a contract that could declare it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -391,6 +397,11 @@ def _take_table(
     rejects = Rejects(project.key if name == project.table else [], types)
     with _connection(project, name) as connection, tempfile.TemporaryDirectory(prefix="nbops-") as scratch:
         raw = read_source(connection, source, root=project.root, types=types, store=store)
+        if not types and known and set(map(str, raw.types)) == {"VARCHAR"}:
+            raise InputError(
+                f"contract.yaml says nothing of table {name!r}, and {source.place} is text, which has no types. "
+                "nbops contract infer FILE proposes what to write there."
+            )
         relation = convert(raw, types, zone=zone, formats=formats)
         timed = _with_time(relation, source, project)
         if end and "_time" in timed.columns:
@@ -442,7 +453,7 @@ def take_snapshot(
     end, tables = as_of(project, period), {}
     for name in project.sources:
         declared, written = (types or {}).get(name, {}), (formats or {}).get(name, {})
-        tables[name] = _take_table(project, name, end, Path(store), declared, written)
+        tables[name] = _take_table(project, name, end, Path(store), declared, written, types is not None)
     pattern = (formats or {}).get(project.table, {}).get(project.sources[project.table].time or "")
     _require_rows(project, period, tables, Path(store), pattern)
     facts = {name: table.model_dump() for name, table in tables.items()}

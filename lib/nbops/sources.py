@@ -406,23 +406,17 @@ def _parsed(source: Source, files: list[Path]) -> dict[tuple[str, ...], list[str
 REJECTS = "nbops_rejects"  # the table of lines that could not be read
 
 
-def _read_text(
-    connection: "duckdb.DuckDBPyConnection", source: Source, files: list[Path], declared: set[str] | None
-) -> "duckdb.DuckDBPyRelation":
-    """Text files as one relation; `declared` columns as text, others by all their values (None: all as text)."""
+def _read_text(connection: "duckdb.DuckDBPyConnection", source: Source, files: list[Path]) -> "duckdb.DuckDBPyRelation":
+    """Text files as one relation, every column as text: what its type is says the contract."""
     parts = []
     for number, ((mark, *names), group) in enumerate(_parsed(source, files).items()):
-        kinds = dict.fromkeys(names, "VARCHAR")
-        how = f"columns = $kinds{number}, auto_detect = false"
-        if declared is not None and not declared.issuperset(names):
-            kinds = {name: "VARCHAR" for name in names if name in declared}
-            how = f"types = $kinds{number}, sample_size = -1" if kinds else "sample_size = -1"
         query = (
-            f"SELECT * FROM read_csv($files{number}, {how}, delim = $mark{number}, nullstr = $missing{number}, header = true, "
+            f"SELECT * FROM read_csv($files{number}, columns = $kinds{number}, auto_detect = false, delim = $mark{number}, nullstr = $missing{number}, header = true, "
             "quote = '\"', escape = '\"', max_line_size = 16777216, store_rejects = true, "
             f"rejects_table = '{REJECTS}', rejects_scan = '{REJECTS}_scans')"
         )
-        values = {"files": group, "mark": mark, "missing": source.missing} | ({"kinds": kinds} if kinds else {})
+        kinds = dict.fromkeys(names, "VARCHAR")
+        values = {"files": group, "mark": mark, "missing": source.missing, "kinds": kinds}
         values = {f"{name}{number}": value for name, value in values.items()}
         parts.append(connection.sql(query, params=values))
     together = list(dict.fromkeys(name for part in parts for name in part.columns))
@@ -468,9 +462,22 @@ def _require_columns(source: Source, present: list[str], declared: Iterable[str]
         )
 
 # %% ../../notebooks/lib/06_sources.ipynb #7678f759
-def _read_files(
-    connection: "duckdb.DuckDBPyConnection", source: Source, root: str | Path, declared: set[str] | None
-) -> "duckdb.DuckDBPyRelation":
+def _read_json(connection: "duckdb.DuckDBPyConnection", files: Any) -> "duckdb.DuckDBPyRelation":
+    """JSON as a relation, with JSON's own types: DuckDB would turn text that looks like a date into one, and lose how it was written."""
+    how = "union_by_name = true, maximum_object_size = 67108864"
+    found = connection.sql(f"SELECT * FROM read_json($files, sample_size = -1, {how})", params={"files": files})
+    texts = ("DATE", "TIME", "UUID")
+    kinds = {
+        name: "VARCHAR" if str(kind).startswith(texts) else str(kind)
+        for name, kind in zip(found.columns, found.types, strict=True)
+    }
+    if not any(str(kind).startswith(texts) for kind in found.types):
+        return found
+    query = f"SELECT * FROM read_json($files_typed, columns = $kinds, {how})"
+    return connection.sql(query, params={"files_typed": files, "kinds": kinds})
+
+
+def _read_files(connection: "duckdb.DuckDBPyConnection", source: Source, root: str | Path) -> "duckdb.DuckDBPyRelation":
     """Files as a relation; their kind is told by the name."""
     if is_remote(source.path):
         note_read("source", source.place)
@@ -483,12 +490,9 @@ def _read_files(
     if kind == "parquet":
         return connection.read_parquet(names, union_by_name=True)
     if kind in ("json", "jsonl", "ndjson"):
-        return connection.sql(
-            "SELECT * FROM read_json($files, sample_size = -1, union_by_name = true, maximum_object_size = 67108864)",
-            params={"files": names},
-        )
+        return _read_json(connection, names)
     if kind in ("csv", "tsv", "txt"):
-        return _read_text(connection, source, [_in_utf8(file, source.encoding) for file in files], declared)
+        return _read_text(connection, source, [_in_utf8(file, source.encoding) for file in files])
     raise InputError(
         f"{source.path}: unknown kind of file {kind!r}; allowed: csv, tsv, parquet, json, jsonl; text also as .gz, .bz2, .zst and .zip."
     )
@@ -512,8 +516,8 @@ def read_source(
     root : str or Path
         The project folder.
     types : dict of str to str, optional
-        The columns that the contract declares; text files and databases give them as text, see `conversion.convert`. None reads all
-        columns of text files as text.
+        The columns that the contract declares; databases give them as text, see `conversion.convert`; text files
+        give every column as text.
     store : str or Path
         Where streams have put their rows, from the project folder.
 
@@ -537,7 +541,7 @@ def read_source(
             note_read("source", source.place)
             relation = read_stream(connection, stream, Path(root) / store)
         else:
-            relation = _read_files(connection, source, root, None if types is None else set(types))
+            relation = _read_files(connection, source, root)
         _require_columns(source, relation.columns, types or {})
     except duckdb.Error as error:
         raise InputError(f"{source.place} cannot be read: {_reason(error)}") from None
