@@ -717,6 +717,15 @@ def _is_kernel_in(process, folder):
     return "ipykernel_launcher" in " ".join(process.info["cmdline"] or []) and process.info["cwd"] == str(folder)
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [Path(sys.executable).parent / "nbops", "run", "--help"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert ended.returncode == 1 and not ended.stderr
+
+
 def test_many_notebooks_at_once(project):
     change(project / "project.yaml", engine={"parallel": AT_ONCE})
     pipeline(project, *(stage(project, f"one_{number}", write(number)) for number in range(AT_ONCE)))

@@ -54,7 +54,7 @@ def test_old_python_is_refused_with_the_way_out(empty_project):
     executable(empty_project / "bin/python3", '[ "$1" = --version ] && echo Python 3.9.18; exit 1')
     done = run(".ci/setup", cwd=empty_project, PATH=f"{empty_project}/bin:/usr/bin:/bin")
     assert done.returncode == 1
-    assert "needs Python 3.11 or newer, but 'python3' is Python 3.9.18" in done.stderr
+    assert "needs Python 3.11, 3.12 or 3.13, but 'python3' is Python 3.9.18" in done.stderr
     assert "make setup PYTHON=python3.12" in done.stderr
 
 

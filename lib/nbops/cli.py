@@ -65,6 +65,8 @@ class Commands(Groups):
             if context.params.get("debug"):
                 raise
             code, text = 1, str(error)
+        except BrokenPipeError:  # who read the output has had enough, as in `nbops … | head`; click ends quietly
+            raise
         except OSError as error:
             if context.params.get("debug"):
                 raise
