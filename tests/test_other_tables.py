@@ -56,13 +56,13 @@ def classes(tmp_path_factory):
     folder = make_project(tmp_path_factory.mktemp("classes") / "project")
     done = command(folder, "run")
     assert done.returncode == 0, done.stderr
-    assert "11 of 11 stages ran" in done.stdout.splitlines()[-1]
+    assert "12 of 12 stages ran" in done.stdout.splitlines()[-1]
     return folder
 
 
 def test_every_stage_is_a_notebook_with_a_figure(classes):
     assert [path.parent.name for path in notebooks(classes, ALL)] == [path.stem for path in notebooks(classes, ALL)]
-    assert len(notebooks(classes, ALL)) == 11 and all(figures(path) for path in notebooks(classes, ALL))
+    assert len(notebooks(classes, ALL)) == 12 and all(figures(path) for path in notebooks(classes, ALL))
 
 
 def test_a_champion_is_released_with_evidence(classes):
@@ -86,8 +86,8 @@ def test_a_champion_is_released_with_evidence(classes):
 
 def test_a_second_run_has_nothing_to_do(classes):
     again = json.loads(command(classes, "run", "--json").stdout)  # a project without time has one period, always next
-    assert set(again["stages"].values()) == {None} and len(again["stages"]) == 11
-    assert again["summary"].startswith("all: ") and "0 of 11 stages ran" in again["summary"]
+    assert set(again["stages"].values()) == {None} and len(again["stages"]) == 12
+    assert again["summary"].startswith("all: ") and "0 of 12 stages ran" in again["summary"]
     assert command(classes, "status").stdout.strip().endswith("when the data has changed: nbops run")
 
 
@@ -124,7 +124,7 @@ def test_the_first_month_by_ploomber_alone_and_the_second_watched_judged_and_ref
     assert done.returncode == 3, done.stderr
     (line,) = json.loads(done.stdout)["periods"]
     assert (line["period"], line["decision"], line["champion"]) == ("2024-02", "retrain → refused", 1)
-    assert len(notebooks(folder, "2024-02")) == 11 and all(map(figures, notebooks(folder, "2024-02")))
+    assert len(notebooks(folder, "2024-02")) == 12 and all(map(figures, notebooks(folder, "2024-02")))
     report = folder / "store/products/2024-02/95_report"
     assert json.loads((report / "summary.json").read_text())["health"]["status"] == "act"
     assert list(pd.read_parquet(report / "versions.parquet")["status"]) == ["rejected", "champion"]
