@@ -83,15 +83,18 @@ def table_statement(integer: str) -> str:
     return f"CREATE TABLE ledger (seq {integer} PRIMARY KEY, {', '.join(f'{one} TEXT NOT NULL' for one in texts)})"
 
 # %% ../../notebooks/lib/03_ledger_server.ipynb #362b30f3
+_THERE = "EXISTS (SELECT 1 FROM pg_class WHERE relname = 'ledger' AND relkind = 'r' AND pg_table_is_visible(oid))"
+_LOCK = "SELECT pg_advisory_xact_lock(7232427)"  # any number that nothing else in the database uses
+
+
 def _has_table(statements: Statements) -> bool:
     """Whether the server has a ledger."""
-    return bool(statements.execute("SELECT to_regclass('ledger') IS NOT NULL").scalar())
+    return bool(statements.execute(f"SELECT {_THERE}").scalar())
 
 
 def _make_table(statements: Statements) -> None:
-    """The table and its triggers; one process makes them, the others find them."""
-    statements.execute("SELECT pg_advisory_xact_lock(7232427)")
-    if _has_table(statements):
+    """The table and its triggers; the caller holds the lock."""
+    if _has_table(statements):  # asked again: somebody made it while this process waited for the lock
         return
     statements.execute(table_statement("BIGINT"))
     statements.execute("CREATE INDEX ledger_kind ON ledger (kind, subject)")
@@ -137,9 +140,8 @@ class Server:
     def writing(self) -> Iterator[Statements]:
         """A transaction that holds the ledger's lock; the ledger is made if it is not there."""
         with self._begin() as statements:
-            if not _has_table(statements):
+            if not statements.execute(f"{_LOCK}, {_THERE}").fetchone()[1]:
                 _make_table(statements)
-            statements.execute("SELECT pg_advisory_xact_lock('ledger'::regclass::oid::bigint)")
             yield statements
 
 # %% ../../notebooks/lib/03_ledger_server.ipynb #f46cdfcc
