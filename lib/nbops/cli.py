@@ -36,6 +36,7 @@ class Groups(click.Group):
 
 
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
+    "audit": "nbops.cli_audit",
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
     "features": "nbops.cli_features",
