@@ -270,6 +270,21 @@ def test_a_damaged_database_is_one_message(project):
     assert code == 1 and "nbops.db cannot be used" in output and "Restore it from a copy" in output
 
 
+@pytest.mark.parametrize("content", ["'{'", "'[]'", "7", "CAST(x'ff61' AS TEXT)", "x'00'"])
+def test_a_payload_that_is_no_json_any_more_is_named_and_no_traceback(project, keys, content):
+    for kind in ("version", "report"):
+        ledger.record(project / "store", kind, subject="small@2024-01", payload={"period": "2024-01"})
+    checkpoints.make_checkpoint(project / "store", key=keys["ada"][0])
+    with contextlib.closing(sqlite3.connect(project / "store/nbops.db")) as connection, connection:
+        connection.execute("DROP TRIGGER ledger_update")
+        connection.execute(f"UPDATE ledger SET payload = {content} WHERE seq > 1")
+    code, output = call(project, "audit", "verify")
+    assert code == 1 and "TAMPERED: record 2 was edited" in output and "record 3 is no checkpoint" in output
+    assert call(project, "audit", "list")[0] == 0 and call(project, "audit", "show", "3")[0] == 0
+    code, output = call(project, "status")
+    assert code == 1 and "record 2 of the ledger cannot be read" in output and "nbops audit verify" in output
+
+
 # ---------------------------------------------------------------- every run
 
 

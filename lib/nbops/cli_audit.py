@@ -46,13 +46,14 @@ _HEAD = _ROW.format("number", "time (UTC)", "actor", "kind", "subject", "digest"
 
 def _line(one: dict[str, Any]) -> str:
     """A record in one line: its fields, and as many plain facts of the payload as fit."""
-    shown = {key: value for key, value in one["payload"].items() if isinstance(value, str | int | float)}
-    facts = [f"{key} {value}" for key, value in shown.items() if key not in ("digest", "format")]
+    hidden = ("digest", "format", "period", "started", "ended", "start")
+    shown = {key: str(value) for key, value in one["payload"].items() if isinstance(value, str | int | float)}
+    facts = [f"{key} {value[:12] if len(value) == 64 else value}" for key, value in shown.items() if key not in hidden]
     text = ", ".join(facts).replace("\n", " ")
     text = text if len(text) <= 60 else text[:59] + "…"
-    time = one["time"][:19].replace("T", " ")
+    time = str(one["time"])[:19].replace("T", " ")
     return _ROW.format(
-        one["seq"], time, one["actor"][:16], one["kind"], one["subject"], _digest(one)[:12], text
+        one["seq"], time, str(one["actor"])[:16], one["kind"], one["subject"], _digest(one)[:12], text
     ).rstrip()
 
 # %% ../../notebooks/lib/87_cli_audit.ipynb #f41acde5
