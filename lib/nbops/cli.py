@@ -36,6 +36,7 @@ class Groups(click.Group):
 
 
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
+    "audit": "nbops.cli_audit",
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
     "features": "nbops.cli_features",
@@ -462,7 +463,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 
 # %% ../../notebooks/lib/86_cli.ipynb #ae83a48b
 @main.command()
-@click.argument("what", type=click.Choice(["engine", "features", "streams"]))
+@click.argument("what", type=click.Choice(["engine", "features", "ledger", "streams"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
 @click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
@@ -484,6 +485,10 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
         from nbops.streambench import bench_streams
 
         found = bench_streams(repeats=repeats)
+    elif what == "ledger":
+        from nbops.ledgerbench import bench_ledger
+
+        found = bench_ledger(repeats=repeats)
     elif what == "features":
         from nbops.bench_features import bench_features
 

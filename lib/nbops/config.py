@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Part', 'Source', 'Time', 'Target', 'Features', 'FeatureStore', 'Validation', 'Schemas', 'Training',
-           'Gates', 'Monitoring', 'Retraining', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Gates', 'Monitoring', 'Retraining', 'Engine', 'Lineage', 'Versions', 'Stream', 'Audit', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -226,7 +226,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -243,7 +243,18 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #99809971
+class Audit(Part):
+    """Who signs the ledger, and whose signatures count.
+
+    With `signing_key`, a reference to an Ed25519 private key, every run ends with a signed checkpoint; where the key is not
+    at hand, there is none, and the run says so. `trusted_keys` are the public keys that `nbops audit verify` believes.
+    """
+
+    signing_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
+    trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -268,14 +279,13 @@ class Project(Part):
     versions: Versions | None = None
     stream: Stream | None = None
     lineage: Lineage = Lineage()
+    audit: Audit = Audit()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        if name in _PARTS:
-            note_read("project", name)
-        elif name in ("__dict__", "model_dump", "model_dump_json", "model_copy"):
-            for part in _PARTS:
-                note_read("project", part)
+        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
+        for part in _PARTS if whole else _PARTS & {name}:
+            note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
@@ -284,15 +294,14 @@ class Project(Part):
             hint = nearest(self.table, list(self.sources))
             raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
         if self.time and not self.sources[self.table].time:
-            raise ValueError(
-                f"`time` is given, so sources.{self.table} needs `time`: the column that says when a row happened"
-            )
+            what = f"sources.{self.table} needs `time`: the column that says when a row happened"
+            raise ValueError(f"`time` is given, so {what}")
         return self
 
 
-_PARTS = frozenset(Project.model_fields) - {"root"}
+_PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -318,7 +327,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -386,7 +395,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -412,7 +421,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
+# %% ../../notebooks/lib/02_config.ipynb #173e7966
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
