@@ -17,9 +17,6 @@ from .config import PRIMARY, Project
 if TYPE_CHECKING:
     import pandas as pd
 
-Area = Literal["data", "performance", "consistency", "fairness", "explainability", "behaviour", "calibration", "budget"]
-AREAS: tuple[Area, ...] = get_args(Area)  # in the order in which a reader looks at them
-
 # %% ../../notebooks/lib/28_evaluation.ipynb #0c989e85
 def _auc(y: np.ndarray, p: np.ndarray) -> float:
     """Area under the ROC curve by ranks (Mann-Whitney U, ties count half); NaN with one class."""
@@ -191,8 +188,12 @@ def paired_difference(
     return difference, float(low), float(high)
 
 # %% ../../notebooks/lib/28_evaluation.ipynb #5e11da92
+Area = Literal["data", "performance", "consistency", "fairness", "explainability", "behaviour", "calibration", "budget"]
+AREAS: tuple[Area, ...] = get_args(Area)  # in the order in which a reader looks at them
+
+
 class Check(BaseModel):
-    """One question to a model, with its number, how sure that number is, its limit and the answer.
+    """One question to a model: a number, how sure it is, its limit and the answer.
 
     `slice` says which rows were asked about, '' for all; `rows` how many they were.
     """
