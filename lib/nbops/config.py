@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from .gates import Behaviour, Budget, Gates, Part
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .base import InputError, nearest, note_read, parse_yaml
 from .calendar import ALL, period_bounds
+from .gates import Behaviour, Budget, Gates, Part
 
 # %% ../../notebooks/lib/02_config.ipynb #ddf897ab
 class Source(Part):

@@ -7,6 +7,7 @@ __all__ = ['RARE', 'LOSSES', 'NotInOnnx', 'to_onnx', 'predict_onnx']
 
 # %% ../../notebooks/lib/27_onnx_models.ipynb #31f42947
 import copy
+import importlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,9 @@ def _one_hot(scope: Any, operator: Any, container: Any) -> None:
 
     encoder, flags = operator.raw_operator, []
     if encoder.handle_unknown not in ("ignore", "infrequent_if_exist") or encoder.drop is not None:
-        raise NotInOnnx(f"{type(encoder).__name__} with handle_unknown={encoder.handle_unknown!r}, drop={encoder.drop!r}")
+        raise NotInOnnx(
+            f"{type(encoder).__name__} with handle_unknown={encoder.handle_unknown!r}, drop={encoder.drop!r}"
+        )
     for code, count in _looked_up(scope, operator, container, -1 if encoder.handle_unknown == "ignore" else RARE):
         each, flag = (scope.get_unique_variable_name(name) for name in ("each", "flag"))
         container.add_initializer(each, TensorProto.INT64, [1, count], list(range(count)))
@@ -162,9 +165,7 @@ def _boosting(scope: Any, operator: Any, container: Any) -> None:
         container.add_node("Concat", [other, raw], one, name=one, axis=1)
     else:
         one = raw
-    container.add_node(
-        "Identity" if wants_raw else "Sigmoid" if one != raw else "Softmax", one, chances, name=chances
-    )
+    container.add_node("Identity" if wants_raw else "Sigmoid" if one != raw else "Softmax", one, chances, name=chances)
     container.add_node("Identity", chances, operator.outputs[1].full_name, name=f"{chances}_out")
     text = isinstance(trees.classes_[0], str)
     values = [str(name).encode() if text else int(name) for name in trees.classes_]
@@ -173,7 +174,13 @@ def _boosting(scope: Any, operator: Any, container: Any) -> None:
     container.add_node("Gather", [classes, best], operator.outputs[0].full_name, name=classes, axis=0)
 
 
-LOSSES = ("HalfBinomialLoss", "HalfMultinomialLoss", "HalfSquaredError", "AbsoluteError", "PinballLoss")  # no link, or a known one
+LOSSES = (
+    "HalfBinomialLoss",
+    "HalfMultinomialLoss",
+    "HalfSquaredError",
+    "AbsoluteError",
+    "PinballLoss",
+)  # no link, or a known one
 
 # %% ../../notebooks/lib/27_onnx_models.ipynb #bc5eacee
 def _thawed(estimator: Any) -> Any:
@@ -191,14 +198,20 @@ def _thawed(estimator: Any) -> Any:
     return copied
 
 
+def _innermost(estimator: Any) -> Any:
+    """The estimator inside a calibrated one, else the estimator."""
+    inner = getattr(estimator, "calibrated_classifiers_", None)
+    return _innermost(inner[0].estimator) if inner else estimator
+
+
 def _in_64_bits(estimator: Any) -> bool:
     """Whether an estimator computes in 64 bits; scikit-learn's other trees, for example, round their input to 32."""
     from sklearn import ensemble, linear_model
 
-    inner = [one.estimator for one in getattr(estimator, "calibrated_classifiers_", [])]
     boosting = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor)
     linear = (linear_model.LogisticRegression, linear_model.Ridge, linear_model.LinearRegression)
-    return all(map(_in_64_bits, inner)) if inner else isinstance(estimator, (*boosting, *linear))
+    inner = _innermost(estimator)
+    return isinstance(inner, (*boosting, *linear)) or type(inner).__module__.startswith("lightgbm")
 
 # %% ../../notebooks/lib/27_onnx_models.ipynb #97947e68
 def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
@@ -220,12 +233,52 @@ def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
     return list(numeric), list(categorical), moved
 
 
+def _in_32_bits(shape: Any) -> Any:
+    """The shape of what trees give: ONNX's trees answer in 32 bits, whatever they are asked in."""
+    from skl2onnx.common.data_types import FloatTensorType
+
+    def shaped(operator: Any) -> None:
+        shape(operator)
+        operator.outputs[-1].type = FloatTensorType(operator.outputs[-1].type.shape)
+
+    return shaped
+
+
+def _register_boosters() -> None:
+    """Makes the converters of LightGBM and XGBoost known, as far as these packages and onnxmltools are installed."""
+    from importlib.util import find_spec
+
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common import shape_calculator
+
+    for package, folder, convert in (
+        ("lightgbm", "LightGbm", "convert_lightgbm"),
+        ("xgboost", "XGBoost", "convert_xgboost"),
+    ):
+        if find_spec(package) is None or find_spec("onnxmltools") is None:
+            continue
+        prefix = {"lightgbm": "LGBM", "xgboost": "XGB"}[package]
+        module = importlib.import_module(f"onnxmltools.convert.{package}.operator_converters.{folder}")
+        for kind, shape in (("Classifier", "classifier"), ("Regressor", "regressor")):
+            estimator = getattr(importlib.import_module(package), f"{prefix}{kind}")
+            shapes = _in_32_bits(getattr(shape_calculator, f"calculate_linear_{shape}_output_shapes"))
+            options = {"nocl": [True, False], "zipmap": [True, False, "columns"], "raw_scores": [True, False]}
+            update_registered_converter(
+                estimator, f"{package}{kind}", shapes, getattr(module, convert), overwrite=True,
+                options=options if kind == "Classifier" else None,
+            )  # fmt: skip
+
+
 def _converters() -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Our converters, and those that installed packages bring, by estimator; and the shapes of what they give."""
     from sklearn import ensemble, impute, preprocessing
 
     boosting = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor)
-    encoders = {preprocessing.OneHotEncoder: _one_hot, preprocessing.OrdinalEncoder: _ordinal, impute.SimpleImputer: _impute}
+    encoders = {
+        preprocessing.OneHotEncoder: _one_hot,
+        preprocessing.OrdinalEncoder: _ordinal,
+        impute.SimpleImputer: _impute,
+    }
     return encoders | dict.fromkeys(boosting, _boosting), dict.fromkeys(encoders, _width)
 
 # %% ../../notebooks/lib/27_onnx_models.ipynb #65fc46a7
@@ -255,6 +308,8 @@ def to_onnx(model: Any) -> bytes:
     inputs: list[Any] = [("numeric", DoubleTensorType([None, len(numeric)]))] if numeric else []
     inputs += [("categorical", StringTensorType([None, len(categorical)]))] if categorical else []
     converters, shapes = _converters()
+    if type(_innermost(by_place.steps[-1][1])).__module__.startswith(("lightgbm", "xgboost")):
+        _register_boosters()
     classifies = hasattr(model, "classes_")
     try:
         made = convert_sklearn(
@@ -270,9 +325,15 @@ def to_onnx(model: Any) -> bytes:
     except (exceptions.MissingShapeCalculator, exceptions.MissingConverter, NotImplementedError) as error:
         raise NotInOnnx(f"{type(model.named_steps['model']).__name__}: {str(error).splitlines()[0]}") from None
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-        what = f"{type(model.named_steps['model']).__name__}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        what = (
+            f"{type(model.named_steps['model']).__name__}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        )
         raise NotInOnnx(what) from error
-    told = {"numeric": numeric, "categorical": categorical, "classes": [str(one) for one in getattr(model, "classes_", [])]}
+    told = {
+        "numeric": numeric,
+        "categorical": categorical,
+        "classes": [str(one) for one in getattr(model, "classes_", [])],
+    }
     line = made.metadata_props.add()
     line.key, line.value = "nbops", json.dumps(told, ensure_ascii=False)
     return made.SerializeToString()
