@@ -379,7 +379,7 @@ def limit_check(
     wanted = f"at {'least' if at_least else 'most'} {limit:g}"
     found = "abstain" if np.isnan(value) else decide(low, high, limit, at_least=at_least)
     if found != "abstain":
-        return Check(**fields, status=found, detail=f"{said}; {wanted}")  # type: ignore[arg-type]
+        return Check(**fields, status=found, detail=f"{said}; {wanted}")
     many = rows_needed(rows, value, low if at_least else high, limit)
     unsure = f"too few rows to tell{f', about {many} would' if many else ''}"
     return Check(**fields, status="fail" if strict else "abstain", detail=f"{said}; {wanted}: {unsure}")
@@ -442,7 +442,12 @@ def _calibrated(
     bounds = calibration_error(
         kind, labels, scores, blocks=blocks if blocks[-1:] != len(blocks) - 1 else None, seed=seed
     )
-    more = {"at_least": False, "rows": len(labels), "strict": gates.strict, "setting": "gates.max_calibration_error"}
+    more: dict[str, Any] = {
+        "at_least": False,
+        "rows": len(labels),
+        "strict": gates.strict,
+        "setting": "gates.max_calibration_error",
+    }
     what = "calibration error"
     return [
         *found,

@@ -213,7 +213,7 @@ def _in_64_bits(estimator: Any) -> bool:
     inner = _innermost(estimator)
     return isinstance(inner, (*boosting, *linear)) or type(inner).__module__.startswith("lightgbm")
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #97947e68
+# %% ../../notebooks/lib/27_onnx_models.ipynb #65fc46a7
 def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
     """The model's numeric and categorical columns, and a copy that takes them by position."""
     prepare = model.named_steps["prepare"]
@@ -232,7 +232,7 @@ def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
     moved.steps = [("prepare", copied), *rounded, *model.steps[1:-1], ("model", estimator)]
     return list(numeric), list(categorical), moved
 
-
+# %% ../../notebooks/lib/27_onnx_models.ipynb #626d1067
 def _in_32_bits(shape: Any) -> Any:
     """The shape of what trees give: ONNX's trees answer in 32 bits, whatever they are asked in."""
     from skl2onnx.common.data_types import FloatTensorType
@@ -281,7 +281,7 @@ def _converters() -> tuple[dict[Any, Any], dict[Any, Any]]:
     }
     return encoders | dict.fromkeys(boosting, _boosting), dict.fromkeys(encoders, _width)
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #65fc46a7
+# %% ../../notebooks/lib/27_onnx_models.ipynb #d420ded4
 def to_onnx(model: Any) -> bytes:
     """A fitted model as an ONNX file's content.
 
@@ -338,7 +338,7 @@ def to_onnx(model: Any) -> bytes:
     line.key, line.value = "nbops", json.dumps(told, ensure_ascii=False)
     return made.SerializeToString()
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #d420ded4
+# %% ../../notebooks/lib/27_onnx_models.ipynb #efdad766
 def predict_onnx(kind: str, content: bytes, table: "pd.DataFrame") -> "pd.DataFrame":
     """What an ONNX model says about each row.
 

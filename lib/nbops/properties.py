@@ -53,12 +53,21 @@ def _outside(column: str, rows: "pd.DataFrame", reference: "pd.DataFrame", numer
     return ~given.isin(seen.unique()).to_numpy()
 
 
-def _worst_column(project: Project, shares: dict[str, tuple[float, float, float]], rows: int, name: str, what: str) -> Check:
+def _worst_column(
+    project: Project, shares: dict[str, tuple[float, float, float]], rows: int, name: str, what: str
+) -> Check:
     """The check of the column in which most rows are affected."""
     limit = getattr(project.gates, name)
     worst = max(shares, key=lambda column: shares[column][0])
-    about = {"at_least": False, "rows": rows, "strict": project.gates.strict, "setting": f"gates.{name}"}
-    return limit_check("data", name.removeprefix("max_"), shares[worst], limit, what=f"{what}, most in {worst!r}:", **about)
+    about: dict[str, Any] = {
+        "at_least": False,
+        "rows": rows,
+        "strict": project.gates.strict,
+        "setting": f"gates.{name}",
+    }
+    return limit_check(
+        "data", name.removeprefix("max_"), shares[worst], limit, what=f"{what}, most in {worst!r}:", **about
+    )
 
 # %% ../../notebooks/lib/30_properties.ipynb #a7797a82
 def data_checks(
@@ -91,8 +100,14 @@ def data_checks(
     if absent:
         return checks
     text = [name for name in numeric if not pd.api.types.is_numeric_dtype(rows[name]) and rows[name].notna().any()]
-    lost = [name for name in text if bool((pd.to_numeric(rows[name], errors="coerce").isna() & rows[name].notna()).any())]
-    said = f"{lost[0]!r} holds text where the model takes a number" if lost else f"{len(numeric)} numeric columns hold numbers"
+    lost = [
+        name for name in text if bool((pd.to_numeric(rows[name], errors="coerce").isna() & rows[name].notna()).any())
+    ]
+    said = (
+        f"{lost[0]!r} holds text where the model takes a number"
+        if lost
+        else f"{len(numeric)} numeric columns hold numbers"
+    )
     checks.append(Check(**about, name="types", value=len(lost), status="fail" if lost else "pass", detail=said))
     if reference is None or not len(rows):
         why = "the rows that the model learned from are not known here"
@@ -105,7 +120,9 @@ def data_checks(
         share, low, high = share_bounds(rows[name].isna().to_numpy(), blocks, **more)
         before = float(reference[name].isna().mean())
         missing[name] = (share - before, low - before, high - before)
-    checks.append(_worst_column(project, outside, len(rows), "max_outside", "share of rows outside of what training saw"))
+    checks.append(
+        _worst_column(project, outside, len(rows), "max_outside", "share of rows outside of what training saw")
+    )
     return [*checks, _worst_column(project, missing, len(rows), "max_missing_rise", "rise of the missing share")]
 
 # %% ../../notebooks/lib/30_properties.ipynb #f32d5677
@@ -133,13 +150,75 @@ def _same(name: str, what: str, ask: Callable[[], tuple[Any, Any]], limit: float
         return Check(area="consistency", name=name, limit=limit, status="fail", detail=why)
     largest, many = float(differ.max(initial=0.0)), int((differ > limit).sum())
     share, low, high = share_bounds(differ > limit)
-    told = f"{many} of {len(differ)} answers differ, by up to {largest:.2g}" if many else f"the same {len(differ)} answers"
+    told = (
+        f"{many} of {len(differ)} answers differ, by up to {largest:.2g}" if many else f"the same {len(differ)} answers"
+    )
     sure = "" if many else f"; fewer than {high:.1%} of all rows differ (95 %)"
     value = float(f"{largest:.0e}") if EXACT < largest < np.inf else 0.0 if largest <= EXACT else None
     about = {"value": value, "limit": limit, "rows": len(differ), "status": "fail" if many else "pass"}
-    return Check(area="consistency", name=name, detail=f"{what}: {told}{sure}", **about)  # type: ignore[arg-type]
+    return Check(area="consistency", name=name, detail=f"{what}: {told}{sure}", **about)
 
-# %% ../../notebooks/lib/30_properties.ipynb #7b1a8187
+# %% ../../notebooks/lib/30_properties.ipynb #2b348964
+def _class_order(kind: str, model: Any, rows: "pd.DataFrame") -> list[Check]:
+    """The check that probabilities stand in the order of the classes."""
+    if kind == "regression":
+        return []
+    about: dict[str, Any] = {"area": "consistency", "name": "class_order", "rows": len(rows), "limit": 0.0}
+    classes = [str(one) for one in model.classes_]
+    if kind == "binary" and [float(one) for one in model.classes_] != [0.0, 1.0]:
+        return [Check(**about, status="fail", detail=f"classes are {classes}; they must be 0 and 1, in this order")]
+    chances = predict_scores(kind, model, rows).to_numpy(float)
+    chances = np.column_stack([1 - chances, chances]) if kind == "binary" else chances
+    said = np.asarray([str(one) for one in model.predict(model_input(rows, *model_columns(model)))])
+    told = {name: said == name for name in classes}
+    swapped = [
+        name
+        for place, name in enumerate(classes)
+        if 0 < told[name].sum() < len(rows) and chances[told[name], place].mean() < chances[~told[name], place].mean()
+    ]
+    if len(set(said)) < 2:
+        why = f"one class is predicted for all {len(rows)} rows, so the order of classes cannot be seen"
+        return [Check(**about, status="abstain", detail=why)]
+    detail = (
+        f"rows predicted as {swapped[0]!r} have lower probabilities of it than others" if swapped else "as predicted"
+    )
+    status: Any = "fail" if swapped else "pass"
+    return [Check(**about, value=len(swapped), status=status, detail=f"order of classes: {detail}")]
+
+
+def _onnx(kind: str, model: Any, rows: "pd.DataFrame") -> Check:
+    """The check that the ONNX file answers as the model does; without a form in ONNX it abstains."""
+    from nbops.onnx_models import NotInOnnx, predict_onnx, to_onnx
+
+    try:
+        content = to_onnx(model)
+    except NotInOnnx as error:
+        why = f"the model has no form in ONNX: {error}"
+        return Check(area="consistency", name="onnx", limit=1e-5, status="abstain", detail=why)
+    return _same(
+        "onnx", "as ONNX", lambda: (predict_scores(kind, model, rows), predict_onnx(kind, content, rows)), 1e-5
+    )
+
+# %% ../../notebooks/lib/30_properties.ipynb #2cd5325f
+def _answers(kind: str, ask: Callable[[], "pd.DataFrame"]) -> Check:
+    """The check that answers are numbers, and probabilities are probabilities."""
+    try:
+        given = ask().to_numpy(float)
+    except Exception as error:  # as in _same
+        why = f"the model raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return Check(area="consistency", name="answers", limit=0.0, status="fail", detail=why)
+    bad = ~np.isfinite(given).all(axis=1)
+    if kind != "regression":
+        bad |= ((given < 0) | (given > 1)).any(axis=1)
+    if kind == "multiclass":
+        bad |= np.abs(given.sum(axis=1) - 1) > 1e-6
+    told = f"{int(bad.sum())} of {len(bad)} answers are " + (
+        "no numbers" if kind == "regression" else "no probabilities"
+    )
+    about = {"value": float(bad.sum()), "limit": 0.0, "rows": len(bad), "status": "fail" if bad.any() else "pass"}
+    return Check(area="consistency", name="answers", detail=told, **about)
+
+# %% ../../notebooks/lib/30_properties.ipynb #f6af883d
 def consistency_checks(project: Project, model: Any, rows: "pd.DataFrame", *, seed: int) -> list[Check]:
     """Whether a row's answer depends on the row alone.
 
@@ -183,61 +262,7 @@ def consistency_checks(project: Project, model: Any, rows: "pd.DataFrame", *, se
         _onnx(kind, model, some),
     ]
 
-
-def _answers(kind: str, ask: Callable[[], "pd.DataFrame"]) -> Check:
-    """The check that answers are numbers, and probabilities are probabilities."""
-    try:
-        given = ask().to_numpy(float)
-    except Exception as error:  # as in _same
-        why = f"the model raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return Check(area="consistency", name="answers", limit=0.0, status="fail", detail=why)
-    bad = ~np.isfinite(given).all(axis=1)
-    if kind != "regression":
-        bad |= ((given < 0) | (given > 1)).any(axis=1)
-    if kind == "multiclass":
-        bad |= np.abs(given.sum(axis=1) - 1) > 1e-6
-    told = f"{int(bad.sum())} of {len(bad)} answers are " + ("no numbers" if kind == "regression" else "no probabilities")
-    about = {"value": float(bad.sum()), "limit": 0.0, "rows": len(bad), "status": "fail" if bad.any() else "pass"}
-    return Check(area="consistency", name="answers", detail=told, **about)  # type: ignore[arg-type]
-
-# %% ../../notebooks/lib/30_properties.ipynb #2cd5325f
-def _class_order(kind: str, model: Any, rows: "pd.DataFrame") -> list[Check]:
-    """The check that probabilities stand in the order of the classes."""
-    if kind == "regression":
-        return []
-    about: dict[str, Any] = {"area": "consistency", "name": "class_order", "rows": len(rows), "limit": 0.0}
-    classes = [str(one) for one in model.classes_]
-    if kind == "binary" and [float(one) for one in model.classes_] != [0.0, 1.0]:
-        return [Check(**about, status="fail", detail=f"classes are {classes}; they must be 0 and 1, in this order")]
-    chances = predict_scores(kind, model, rows).to_numpy(float)
-    chances = np.column_stack([1 - chances, chances]) if kind == "binary" else chances
-    said = np.asarray([str(one) for one in model.predict(model_input(rows, *model_columns(model)))])
-    told = {name: said == name for name in classes}
-    swapped = [
-        name
-        for place, name in enumerate(classes)
-        if 0 < told[name].sum() < len(rows) and chances[told[name], place].mean() < chances[~told[name], place].mean()
-    ]
-    if len(set(said)) < 2:
-        why = f"one class is predicted for all {len(rows)} rows, so the order of classes cannot be seen"
-        return [Check(**about, status="abstain", detail=why)]
-    detail = f"rows predicted as {swapped[0]!r} have lower probabilities of it than others" if swapped else "as predicted"
-    status: Any = "fail" if swapped else "pass"
-    return [Check(**about, value=len(swapped), status=status, detail=f"order of classes: {detail}")]
-
-
-def _onnx(kind: str, model: Any, rows: "pd.DataFrame") -> Check:
-    """The check that the ONNX file answers as the model does; without a form in ONNX it abstains."""
-    from nbops.onnx_models import NotInOnnx, predict_onnx, to_onnx
-
-    try:
-        content = to_onnx(model)
-    except NotInOnnx as error:
-        why = f"the model has no form in ONNX: {error}"
-        return Check(area="consistency", name="onnx", limit=1e-5, status="abstain", detail=why)
-    return _same("onnx", "as ONNX", lambda: (predict_scores(kind, model, rows), predict_onnx(kind, content, rows)), 1e-5)
-
-# %% ../../notebooks/lib/30_properties.ipynb #2ce65b9a
+# %% ../../notebooks/lib/30_properties.ipynb #686c805d
 BEHAVIOUR_ROWS = 1000
 
 
@@ -271,14 +296,21 @@ def _tried(rows: "pd.DataFrame", wish: Expectation) -> list[Any]:
         return sorted({float(one) for one in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])})
     return list(values.value_counts().index[:5])
 
-# %% ../../notebooks/lib/30_properties.ipynb #686c805d
+# %% ../../notebooks/lib/30_properties.ipynb #df516c19
 def _invariant(project: Project, model: Any, rows: "pd.DataFrame", wish: Expectation, questions: int) -> list[Check]:
     """The check that a column alone does not change the answer."""
     kind, tried = project.target.kind, _tried(rows, wish)
-    answers, before = _changed(project, model, rows, wish, tried), _changed(project, model, rows, wish, [rows[wish.column]])
+    answers, before = (
+        _changed(project, model, rows, wish, tried),
+        _changed(project, model, rows, wish, [rows[wish.column]]),
+    )
     tolerance = wish.tolerance * (before.std() if kind == "regression" else 1.0)
     wrong = (np.abs(answers - before).max(axis=(0, 2)) > tolerance) if tried else np.zeros(len(rows), bool)
-    return [_share_check(project, "invariant", wish, wrong, rows, f"share of rows that answer to {wish.column!r}", questions)]
+    return [
+        _share_check(
+            project, "invariant", wish, wrong, rows, f"share of rows that answer to {wish.column!r}", questions
+        )
+    ]
 
 
 def _share_check(
@@ -286,17 +318,27 @@ def _share_check(
 ) -> Check:
     """The check of a share of rows that break a rule."""
     bounds = share_bounds(wrong, day_blocks(rows), questions=questions)
-    about = {"at_least": False, "rows": len(rows), "strict": project.gates.strict, "setting": "behaviour"}
+    about: dict[str, Any] = {
+        "at_least": False,
+        "rows": len(rows),
+        "strict": project.gates.strict,
+        "setting": "behaviour",
+    }
     return limit_check("behaviour", f"{name}: {wish.column}", bounds, wish.share, what=what, **about)
 
-
+# %% ../../notebooks/lib/30_properties.ipynb #0df1f8ea
 def _direction(
     project: Project, model: Any, rows: "pd.DataFrame", wish: Expectation, questions: int, sign: int
 ) -> list[Check]:
     """The checks that the answer follows a column, and that it moves at all."""
     kind, name = project.target.kind, "increasing" if sign > 0 else "decreasing"
     rows = rows[rows[wish.column].notna()]
-    about: dict[str, Any] = {"area": "behaviour", "name": f"{name}: {wish.column}", "rows": len(rows), "limit": wish.share}
+    about: dict[str, Any] = {
+        "area": "behaviour",
+        "name": f"{name}: {wish.column}",
+        "rows": len(rows),
+        "limit": wish.share,
+    }
     if kind == "multiclass" and wish.outcome is None:
         why = f"which class {wish.column!r} speaks for is not said; name it as `outcome`"
         return [Check(**about, status="abstain", detail=why)]
@@ -324,7 +366,7 @@ def _direction(
     what = f"share of rows in which the answer goes against {wish.column!r}"
     return [_share_check(project, name, wish, wrong, rows, what, questions), Check(**more, status=follows, detail=told)]
 
-# %% ../../notebooks/lib/30_properties.ipynb #df516c19
+# %% ../../notebooks/lib/30_properties.ipynb #bf7b330d
 def behaviour_checks(project: Project, model: Any, rows: "pd.DataFrame", *, seed: int) -> list[Check]:
     """The invariance and direction tests that the project declares.
 
@@ -364,14 +406,16 @@ def behaviour_checks(project: Project, model: Any, rows: "pd.DataFrame", *, seed
             status: Any = "fail" if sign else "pass"
             checks.append(Check(area="behaviour", name=f"{name}: {wish.column}", status=status, detail=what, **about))
         elif not len(some):
-            checks.append(Check(area="behaviour", name=f"{name}: {wish.column}", status="abstain", detail="no rows", rows=0))
+            checks.append(
+                Check(area="behaviour", name=f"{name}: {wish.column}", status="abstain", detail="no rows", rows=0)
+            )
         elif sign:
             checks += _direction(project, model, some, wish, len(whole), sign)
         else:
             checks += _invariant(project, model, some, wish, len(whole))
     return checks
 
-# %% ../../notebooks/lib/30_properties.ipynb #b0096f3c
+# %% ../../notebooks/lib/30_properties.ipynb #c8ed0cff
 def _coarse(number: float) -> float:
     """A time or size rounded up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(max(number, 1e-9)))
@@ -406,7 +450,7 @@ def _batch_times(kind: str, model: Any, rows: "pd.DataFrame") -> tuple[float, fl
     found = sorted(_fastest(lambda: predict_scores(kind, model, batch), 3) for _ in range(7))
     return found[3], found[0], found[-1]
 
-# %% ../../notebooks/lib/30_properties.ipynb #59e0bc06
+# %% ../../notebooks/lib/30_properties.ipynb #f3d87fc7
 def budget_checks(project: Project, model: Any, rows: "pd.DataFrame", *, file: str | Path | None = None) -> list[Check]:
     """Whether the model keeps its limits of time and size.
 
@@ -463,4 +507,4 @@ def _kept(name: str, bounds: tuple[float, float, float], limit: float, rows: int
     told = f"{name.replace('_', ' ')}: below {_coarse(value):g}; at most {limit:g}"
     unsure = ": this machine is too noisy to tell, measure again" if status == "abstain" else ""
     about = {"value": _coarse(value), "limit": limit, "rows": rows or None, "status": status}
-    return Check(area="budget", name=name, detail=told + unsure, **about)  # type: ignore[arg-type]
+    return Check(area="budget", name=name, detail=told + unsure, **about)

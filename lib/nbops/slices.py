@@ -94,15 +94,14 @@ def _too_few(kind: str, labels: "pd.Series") -> str:
     if kind != "regression" and len(counts) < 2:
         return "there is one class only"
     if rarest < FEWEST:
-        return f"only {rarest} rows of the rarest class; about {int(np.ceil(len(labels) * FEWEST / rarest))} rows would do"
+        return (
+            f"only {rarest} rows of the rarest class; about {int(np.ceil(len(labels) * FEWEST / rarest))} rows would do"
+        )
     return ""
 
 # %% ../../notebooks/lib/29_slices.ipynb #6890de77
 def slice_checks(
-    project: Project,
-    held: "pd.DataFrame",
-    candidate: "pd.DataFrame",
-    champion: "pd.DataFrame | None" = None,
+    project: Project, held: "pd.DataFrame", candidate: "pd.DataFrame", champion: "pd.DataFrame | None" = None
 ) -> list[Check]:
     """The primary metric by slice, against a floor and against the champion on the same rows.
 
@@ -143,7 +142,9 @@ def slice_checks(
             gain = from_influence(mine.value - other.value, influence - before, blocks[rows])
             about |= {"what": f"{name} against the champion where {where}:", "setting": "gates.slices.max_loss"}
             bounds = (gain.value, *gain.bounds(questions=questions))
-            checks.append(limit_check("performance", "slice_gain", bounds, -settings.max_loss, **about, champion=other.value))
+            checks.append(
+                limit_check("performance", "slice_gain", bounds, -settings.max_loss, **about, champion=other.value)
+            )
     if not checks and worst:
         checks = [worst[1].model_copy(update={"name": "worst_slice"})]
     return checks
