@@ -41,7 +41,7 @@ class Fairness(BaseModel):
     limits: dict[FairnessMetric, float] = {"demographic_parity_difference": 0.1}
     min_group: int = Field(30, ge=1)
     confidence: float = Field(0.9, gt=0.5, lt=1)
-    mitigation: Literal["none", "reweighing", "grid_search", "exponentiated_gradient"] = "none"
+    mitigation: Literal["none", "reweighing", "grid_search"] = "none"
     constraint: Literal["demographic_parity", "equalized_odds"] = "demographic_parity"
 
     @model_validator(mode="after")
