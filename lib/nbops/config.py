@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Part', 'Source', 'Time', 'Target', 'Features', 'FeatureStore', 'Validation', 'Schemas', 'Training',
-           'Gates', 'Monitoring', 'Retraining', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Gates', 'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -55,7 +55,7 @@ class Source(Part):
         """Where the rows come from, for people: the path, or the database's table."""
         return self.path or f"{self.table or 'query'} in {self.url}"
 
-# %% ../../notebooks/lib/02_config.ipynb #a5ac8464
+# %% ../../notebooks/lib/02_config.ipynb #7a0cb595
 class Time(Part):
     """How production time is cut into periods, and when outcomes become known."""
 
@@ -72,7 +72,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #2ba9a3ed
+# %% ../../notebooks/lib/02_config.ipynb #16374585
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -93,7 +93,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #1aecbd70
+# %% ../../notebooks/lib/02_config.ipynb #8f22e4cb
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -102,7 +102,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #50acf58e
+# %% ../../notebooks/lib/02_config.ipynb #86b2b399
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -120,7 +120,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
+# %% ../../notebooks/lib/02_config.ipynb #959fb13b
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -129,7 +129,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
+# %% ../../notebooks/lib/02_config.ipynb #3de8fded
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -138,16 +138,20 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #638639ce
+# %% ../../notebooks/lib/02_config.ipynb #627d291d
 class Training(Part):
-    """Which model families compete, and how many rows are held out for the verdict."""
+    """Which model families compete, and how many rows are held out for the verdict.
+
+    `trusted_types` names types, as 'package.module.Type', that a model file may hold besides those that nbops trusts.
+    """
 
     families: list[str] = Field(["linear", "hist_gradient_boosting"], min_length=1)
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
+    trusted_types: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #34146cfd
+# %% ../../notebooks/lib/02_config.ipynb #ce0741da
 class Gates(Part):
     """What a candidate must reach.
 
@@ -158,7 +162,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
+# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -171,7 +175,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #367556f6
+# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -179,7 +183,46 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #22f893c2
+class _Approval(Part):
+    """How many people of a role must approve; 'any' is everybody under `people`."""
+
+    role: str = Field("any", min_length=1)
+    count: int = Field(1, ge=1)
+
+
+class _Person(Part):
+    """The roles of a person and, if approvals are to be proven, the person's public key."""
+
+    roles: list[str] = []
+    key: str | None = Field(None, pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")
+
+
+class Release(Part):
+    """When a model that passed its gates is released: by itself, or after people approve.
+
+    With `policy: auto` and `risk: low` it is released by itself; otherwise `approvals` are waited for. Names under `people` are
+    those of the operating system or of NBOPS_ACTOR. `signer` is the public key of whoever releases, if releases must be signed.
+    """
+
+    policy: Literal["auto", "human"] = "auto"
+    risk: Literal["low", "high"] = "low"
+    approvals: list[_Approval] = Field([_Approval()], min_length=1)
+    people: dict[str, _Person] = {}
+    signer: str | None = Field(None, pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")
+
+    @model_validator(mode="after")
+    def _enough_people(self) -> "Release":
+        for one in self.approvals:
+            able = [name for name, who in self.people.items() if one.role in ("any", *who.roles)]
+            if len(able) < one.count and (self.people or one.role != "any"):
+                held = f"held by {', '.join(able) or 'nobody'} under `people`"
+                raise ValueError(
+                    f"approvals ask for {one.count} with the role {one.role!r}, {held}; name enough people"
+                )
+        return self
+
+# %% ../../notebooks/lib/02_config.ipynb #c156bd04
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -192,7 +235,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
+# %% ../../notebooks/lib/02_config.ipynb #84b55768
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -205,7 +248,7 @@ class Lineage(Part):
     namespace: str | None = Field(None, min_length=1)
     timeout_seconds: float = Field(5, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #c79e074f
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote.
 
@@ -226,7 +269,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #99809971
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -243,7 +286,7 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -264,6 +307,7 @@ class Project(Part):
     gates: Gates = Gates()
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
+    release: Release = Release()
     engine: Engine = Engine()
     versions: Versions | None = None
     stream: Stream | None = None
@@ -284,15 +328,13 @@ class Project(Part):
             hint = nearest(self.table, list(self.sources))
             raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
         if self.time and not self.sources[self.table].time:
-            raise ValueError(
-                f"`time` is given, so sources.{self.table} needs `time`: the column that says when a row happened"
-            )
+            raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: the column of a row's moment")
         return self
 
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -318,7 +360,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -382,11 +424,11 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """The keys that a part of the project may have."""
     for step in place:
         field = model.model_fields.get(str(step))
-        parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [Source]
+        parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [model]
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -412,7 +454,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
+# %% ../../notebooks/lib/02_config.ipynb #173e7966
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
