@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from .approvals import Refused, actor, doubt, find_verdict, is_signed_by, note_rules, rules_at, standing
 from .base import InputError
 from .config import Project
-from .ledger import digest, record, records, verify
+from .ledger import record, records, verify
 from .tracking import fetch_model, load_model, logging_errors, model_digest, open_tracking, trusted_types
 
 # %% ../../notebooks/lib/32_registry.ipynb #c841bf18
