@@ -42,6 +42,7 @@ GROUPS: dict[str, str] = {  # name of a group of commands -> the module that hol
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
+    "test": "nbops.cli_test",
 }
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
