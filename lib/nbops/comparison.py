@@ -46,9 +46,9 @@ def _r2(truth: np.ndarray, said: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Share of the variance that is explained, for each line of weights."""
     rows = weights.sum(axis=1)
     centre = truth.mean()
-    mean = weights @ (truth - centre) / rows
-    spread = weights @ (truth - centre) ** 2 / rows - mean**2
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a fold may have no row in a draw
+        mean = weights @ (truth - centre) / rows
+        spread = weights @ (truth - centre) ** 2 / rows - mean**2
         return np.where(
             spread > 1e-12 * max(truth.var(), 1e-300), 1 - weights @ (truth - said) ** 2 / rows / spread, np.nan
         )

@@ -154,7 +154,18 @@ def folds(
         If `training.group` cannot be used.
     """
     count = project.training.folds if count is None else count
-    blocks, labels = time_blocks(table), table["_label"].to_numpy()
+    blocks = time_blocks(table)
+    made = _able(project, table, blocks, count, seed)
+    if not made and blocks is not None:  # too few days: moments are in order too
+        made = _able(project, table, table["_time"].rank(method="dense").to_numpy().astype(int) - 1, count, seed)
+    return made
+
+
+def _able(
+    project: Project, table: "pd.DataFrame", blocks: np.ndarray | None, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The most folds, up to a count, with two outcomes on both sides."""
+    labels = table["_label"].to_numpy()
     most = len(table) // 2 if blocks is None else int(blocks.max())
     if blocks is None and (groups := group_codes(project, table)) is not None:
         most = int(groups.max()) + 1
