@@ -7,6 +7,7 @@ __all__ = ['DIFFERENCES', 'DRAWS', 'MOST_GROUPS', 'STRENGTHS', 'ROOM', 'COST', '
            'differences', 'round_up', 'fairness_checks', 'cost', 'mitigate']
 
 # %% ../../notebooks/lib/30_fairness.ipynb #6d6b3f87
+import warnings
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +158,16 @@ def _half_widths(drawn: np.ndarray, pairs: list[tuple[int, int]], confidence: fl
     return float(np.quantile(np.nanmax(away, axis=1), confidence)) * spread
 
 
+def _finite(numbers: np.ndarray) -> list[int]:
+    """Positions of the finite numbers."""
+    return [int(place) for place in np.flatnonzero(np.isfinite(numbers))]
+
+
 def _pairs(
     estimates: list[np.ndarray], drawn: list[list[np.ndarray]], confidence: float, ratio: bool
 ) -> tuple[float, float, float, int, int]:
     """Largest difference over rates and pairs of groups, its bounds, and the pair that has it."""
-    columns = [
-        (rate, i, j) for rate, one in enumerate(estimates) for i, j in combinations(np.flatnonzero(np.isfinite(one)), 2)
-    ]
+    columns = [(rate, i, j) for rate, one in enumerate(estimates) for i, j in combinations(_finite(one), 2)]
     count = len(estimates[0])
     flat = [(rate * count + i, rate * count + j) for rate, i, j in columns]
     half = np.max([_half_widths(np.hstack(one), flat, confidence, ratio) for one in drawn], axis=0)
@@ -530,18 +534,22 @@ def _parts(project: Project, table: "pd.DataFrame", seed: int) -> list[tuple[np.
 
 def _fitted(project: Project, model: Any, table: "pd.DataFrame", strengths: list[float]) -> list[Any]:
     """Models of the same form, one for each strength, fitted on the rows of a table."""
+    import joblib
     from sklearn.base import clone
     from sklearn.pipeline import Pipeline
+    from threadpoolctl import threadpool_limits
 
     settings = _settings(project)
     estimator, prepare = unwrap(model)[0][0], clone(model.named_steps["prepare"])
     (_, _, numeric), (_, _, categorical) = prepare.transformers[:2]
     prepared = prepare.fit_transform(model_input(table, numeric, categorical), table["_label"])
     y, people = table["_label"].to_numpy(float), _people(project, table).to_numpy(str)
-    if settings.mitigation == "reweighing":
-        found = [_reweighed(estimator, prepared, y, people, strength) for strength in strengths]
-    else:
-        found = _pushed(estimator, prepared, y, people, strengths, settings.constraint)
+    with warnings.catch_warnings(), threadpool_limits(joblib.cpu_count(), user_api="openmp"):
+        warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn about its own parameters
+        if settings.mitigation == "reweighing":
+            found = [_reweighed(estimator, prepared, y, people, strength) for strength in strengths]
+        else:
+            found = _pushed(estimator, prepared, y, people, strengths, settings.constraint)
     return [Pipeline([("prepare", prepare), ("model", one)]) for one in found]
 
 # %% ../../notebooks/lib/30_fairness.ipynb #787eac71
@@ -595,7 +603,7 @@ def mitigate(project: Project, model: Any, table: "pd.DataFrame", *, seed: int) 
     ]
     path = pd.DataFrame(lines)
     measure = f"{settings.constraint}_difference"
-    near = path[path[measure] <= ROOM * settings.limits.get(measure, 0.1)]
+    near = path[path[measure] <= ROOM * {**settings.limits}.get(measure, 0.1)]
     best = near["accuracy"].idxmax() if len(near) else path[measure].idxmin()
     return _fitted(project, model, table, [strengths[best]])[0], path.assign(chosen=path.index == best)
 

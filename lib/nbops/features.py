@@ -98,7 +98,8 @@ def feature_columns(project: Project, table: "pd.DataFrame") -> tuple[list[str],
     """
     from pandas.api import types
 
-    listed = [*(project.features.numeric or []), *(project.features.categorical or []), *project.features.exclude]
+    excluded = [name for name in project.features.exclude if name in table.columns]  # a finished table has them no more
+    listed = [*(project.features.numeric or []), *(project.features.categorical or []), *excluded]
     candidates = [name for name in table.columns if not str(name).startswith("_") and name != project.target.column]
     for name in listed:
         if name not in candidates:
@@ -293,13 +294,19 @@ def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, p
         raise InputError(
             f"key {project.key} is not unique: {twice!r} stands {int((table['_id'] == twice).sum())} times. Correct `key` in project.yaml."
         )
+    for name in project.features.exclude:
+        if name not in table.columns:
+            raise InputError(
+                f"features.exclude: column {name!r} is not in the table{nearest(name, list(table.columns))}; "
+                f"it has {', '.join(map(str, table.columns))}."
+            )
+    numeric, categorical = feature_columns(project, table)
     groups = sensitive_groups(project, table, connection)
     label = _label(project, table[project.target.column])
     cutoff = label_cutoff(project, period)
     known = label.where(table["_time"] <= cutoff) if cutoff else label
     table = table.drop(columns=[project.target.column]).assign(_label=known)
     order = [name for name in ["_id", "_time", "_label"] if name in table.columns]
-    numeric, categorical = feature_columns(project, table)
     table = table[[*order, *numeric, *categorical]].join(groups)
     return table.sort_values([name for name in ["_time", "_id"] if name in order], kind="stable", ignore_index=True)
 
