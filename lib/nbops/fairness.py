@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCES', 'DRAWS', 'MOST_GROUPS', 'STRENGTHS', 'ROOM', 'COST', 'attributes', 'rates', 'group_rates',
-           'differences', 'round_up', 'fairness_checks', 'cost', 'mitigate']
+           'differences', 'round_up', 'fairness_checks', 'cost', 'no_path', 'mitigate']
 
 # %% ../../notebooks/lib/30_fairness.ipynb #6d6b3f87
 import warnings
@@ -544,7 +544,8 @@ def _fitted(project: Project, model: Any, table: "pd.DataFrame", strengths: list
     (_, _, numeric), (_, _, categorical) = prepare.transformers[:2]
     prepared = prepare.fit_transform(model_input(table, numeric, categorical), table["_label"])
     y, people = table["_label"].to_numpy(float), _people(project, table).to_numpy(str)
-    with warnings.catch_warnings(), threadpool_limits(joblib.cpu_count(), user_api="openmp"):
+    cores = joblib.cpu_count() if len(table) > 20_000 else 1  # for few rows, threads cost more than they give
+    with warnings.catch_warnings(), threadpool_limits(cores, user_api="openmp"):
         warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn about its own parameters
         if settings.mitigation == "reweighing":
             found = [_reweighed(estimator, prepared, y, people, strength) for strength in strengths]
@@ -553,6 +554,22 @@ def _fitted(project: Project, model: Any, table: "pd.DataFrame", strengths: list
     return [Pipeline([("prepare", prepare), ("model", one)]) for one in found]
 
 # %% ../../notebooks/lib/30_fairness.ipynb #787eac71
+COST = ["strength", "accuracy", "demographic_parity_difference", "equalized_odds_difference", "chosen"]
+
+
+def no_path() -> "pd.DataFrame":
+    """What mitigation has to show when nothing was tried.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Without lines.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(columns=COST)
+
+# %% ../../notebooks/lib/30_fairness.ipynb #aa13105a
 def mitigate(project: Project, model: Any, table: "pd.DataFrame", *, seed: int) -> tuple[Any, "pd.DataFrame"]:
     """A model that treats groups more alike, and what that costs.
 
@@ -581,7 +598,7 @@ def mitigate(project: Project, model: Any, table: "pd.DataFrame", *, seed: int) 
 
     settings = project.fairness
     if settings is None or settings.mitigation == "none":
-        return model, pd.DataFrame(columns=COST)
+        return model, no_path()
     if project.target.kind != "binary":
         raise InputError(
             f"fairness.mitigation {settings.mitigation!r} needs a binary target, not {project.target.kind}; allowed: none."
@@ -606,9 +623,6 @@ def mitigate(project: Project, model: Any, table: "pd.DataFrame", *, seed: int) 
     near = path[path[measure] <= ROOM * {**settings.limits}.get(measure, 0.1)]
     best = near["accuracy"].idxmax() if len(near) else path[measure].idxmin()
     return _fitted(project, model, table, [strengths[best]])[0], path.assign(chosen=path.index == best)
-
-
-COST = ["strength", "accuracy", "demographic_parity_difference", "equalized_odds_difference", "chosen"]
 
 
 def _try(project: Project, model: Any, table: "pd.DataFrame", strengths: list[float]) -> list[Any]:
