@@ -135,12 +135,8 @@ def test_tree_values_are_those_of_shap(estimator, unit):
 def test_lightgbm():
     lightgbm = pytest.importorskip("lightgbm")
     table = rows("multiclass")
-    found = explanations.explain(
-        project("multiclass"),
-        inside_out(lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, min_child_samples=5), table),
-        table,
-        seed=0,
-    )
+    model = inside_out(lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, min_child_samples=5), table)
+    found = explanations.explain(project("multiclass"), model, table, seed=0)
     assert found.unit == "log-odds" and found.gap < 1e-6 and found.values.shape == (240, 5, 3)
 
 
@@ -224,12 +220,8 @@ def test_a_big_table_takes_no_longer_than_its_budget():
     found = explanations.explain(project(explanations=Explanations(seconds=2)), model, table, seed=0)
     assert time.monotonic() - began < 10 and 1 <= len(found.values) < 100 and found.gap < 1e-9
     assert f"{len(found.values)} of 3000 rows, as many as there was time for" in found.note
-    quick = explanations.explain(
-        project(explanations=Explanations(rows=50)),
-        training.fit_model(project(), "linear", table, seed=0),
-        table,
-        seed=0,
-    )
+    model = training.fit_model(project(), "linear", table, seed=0)
+    quick = explanations.explain(project(explanations=Explanations(rows=50)), model, table, seed=0)
     assert len(quick.values) == 50 and "50 of 3000 rows (a sample)" in quick.note
 
 

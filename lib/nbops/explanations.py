@@ -225,13 +225,20 @@ def _raw(inside: Any, prepared: np.ndarray) -> np.ndarray | None:
 TREES = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "ExtraTree", "DecisionTree", "LGBM", "XGB")
 
 
+def _shap() -> Any:
+    """The package shap, without what its own imports warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+    return shap
+
+
 def _trees(inside: Any, prepared: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Values, base and outputs of trees; None if there are none, or SHAP does not know these."""
     native = getattr(inside, "is_categorical_", None)
     if not type(inside).__name__.startswith(TREES) or (native is not None and np.any(native)):
         return None
-    import shap
-
+    shap = _shap()
     try:
         explainer = shap.TreeExplainer(inside, feature_perturbation="tree_path_dependent")
         values = _in_time(
@@ -260,8 +267,8 @@ def _any_model(
 ) -> tuple[np.ndarray, ...]:
     """Values, base and outputs of a whole model, in probability or the target's unit."""
     import pandas as pd
-    import shap
 
+    shap = _shap()
     words = {name: sorted({*rows[name], *others[name]}) for name in rows if rows[name].dtype == object}
 
     def coded(table: "pd.DataFrame") -> np.ndarray:

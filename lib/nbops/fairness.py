@@ -147,15 +147,17 @@ def _drawn_by_day(above: Any, below: Any, codes: Any, count: int, days: Any, rng
         return (weights @ top) / (weights @ base)
 
 # %% ../../notebooks/lib/30_fairness.ipynb #ac4fea2f
-def _half_widths(drawn: np.ndarray, pairs: list[tuple[int, int]], confidence: float, ratio: bool) -> np.ndarray:
-    """Half widths of intervals of the differences, wide enough for all pairs at once; shape (n_pairs,)."""
+def _half_widths(
+    drawn: np.ndarray, pairs: list[tuple[int, int]], confidence: float, ratio: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Half widths of intervals of the differences, wide enough for all pairs at once, and where their middles are; shape (n_pairs,)."""
     left, right = (drawn[:, [pair[side] for pair in pairs]] for side in (0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.log(left) - np.log(right) if ratio else left - right
     apart = np.where(np.isfinite(apart), apart, np.nan)
     center, spread = np.nanmean(apart, axis=0), np.nanstd(apart, axis=0)
     away = np.abs(apart - center) / np.where(spread > 0, spread, np.inf)
-    return float(np.quantile(np.nanmax(away, axis=1), confidence)) * spread
+    return float(np.quantile(np.nanmax(away, axis=1), confidence)) * spread, center
 
 
 def _finite(numbers: np.ndarray) -> list[int]:
@@ -170,13 +172,15 @@ def _pairs(
     columns = [(rate, i, j) for rate, one in enumerate(estimates) for i, j in combinations(_finite(one), 2)]
     count = len(estimates[0])
     flat = [(rate * count + i, rate * count + j) for rate, i, j in columns]
-    half = np.max([_half_widths(np.hstack(one), flat, confidence, ratio) for one in drawn], axis=0)
+    found = [_half_widths(np.hstack(one), flat, confidence, ratio) for one in drawn]
     value = np.array([estimates[rate][i] - estimates[rate][j] for rate, i, j in columns])
     size = np.abs(value)
     if ratio:
         with np.errstate(divide="ignore"):
             logs = np.log(np.maximum(np.concatenate(estimates), 1e-3))
         size = np.abs([logs[i] - logs[j] for i, j in flat])
+    # where 40 of 40 are selected, plausible rates lie below: the interval reaches as far as theirs does
+    half = np.max([width + np.maximum(0, np.abs(center) - size) for width, center in found], axis=0)
     worst = int(size.argmax())
     (rate, i, j), bounds = columns[worst], (float(np.max(size - half)), float(np.max(size + half)))
     return (
