@@ -38,6 +38,7 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "explain": "nbops.cli_explain",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
