@@ -1,5 +1,6 @@
 """Explanations hold against SHAP's own functions and against every coalition of features, on tables nobody made for them."""
 
+import dataclasses
 import itertools
 import math
 import time
@@ -264,7 +265,7 @@ def test_checks():
     order = np.argsort(np.abs(found.values[:, :, 0]).mean(axis=0))
     turned = found.values.copy()
     turned[:, order] = found.values[:, order[::-1]]  # what mattered least matters most
-    upside_down = explanations.explanation_checks(kinds, found, explanations.replace(found, values=turned), seed=0)[2]
+    upside_down = explanations.explanation_checks(kinds, found, dataclasses.replace(found, values=turned), seed=0)[2]
     assert upside_down.status == "fail" and upside_down.low <= upside_down.value <= upside_down.high
-    wrong = explanations.replace(found, base=found.base + 0.5)
+    wrong = dataclasses.replace(found, base=found.base + 0.5)
     assert {one.name: one.status for one in explanations.explanation_checks(kinds, wrong, seed=0)}["additive"] == "fail"
