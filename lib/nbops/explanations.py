@@ -10,7 +10,7 @@ __all__ = ['WRAPPERS', 'ONE_TO_ONE', 'TREES', 'BACKGROUND', 'FORESTS', 'TOLERANC
 import copy
 import time
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,7 +221,7 @@ def _raw(inside: Any, prepared: np.ndarray) -> np.ndarray | None:
     said = np.asarray(said, dtype=float)
     return said[:, None] if said.ndim == 1 else said
 
-
+# %% ../../notebooks/lib/29_explanations.ipynb #f3c42a9e
 TREES = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "ExtraTree", "DecisionTree", "LGBM", "XGB")
 
 
@@ -258,7 +258,7 @@ def _shaped(values: Any) -> np.ndarray:
     found = np.stack(values, axis=-1) if isinstance(values, list) else np.asarray(values, dtype=float)
     return found[:, :, None] if found.ndim == 2 else found
 
-# %% ../../notebooks/lib/29_explanations.ipynb #bf24c29b
+# %% ../../notebooks/lib/29_explanations.ipynb #2437df11
 BACKGROUND = 50  # rows that a model is asked about in place of a row's own values
 
 
@@ -296,7 +296,7 @@ def _any_model(
     )
     return values, ask(background).mean(axis=0), ask(codes[: len(values)])
 
-# %% ../../notebooks/lib/29_explanations.ipynb #5ee9f1ab
+# %% ../../notebooks/lib/29_explanations.ipynb #a93d8a93
 def _look_inside(
     model: Any, given: "pd.DataFrame", whole: "pd.DataFrame", until: float
 ) -> tuple[Any, list[str], str] | None:
@@ -346,7 +346,7 @@ def _dense(prepared: Any) -> np.ndarray:
     """A prepared table as a plain array."""
     return np.asarray(prepared.toarray() if hasattr(prepared, "toarray") else prepared, dtype=float)
 
-# %% ../../notebooks/lib/29_explanations.ipynb #a93d8a93
+# %% ../../notebooks/lib/29_explanations.ipynb #80ece8c4
 def explain(project: Project, model: Any, table: "pd.DataFrame", *, seed: int, only: Any = None) -> Explanation:
     """Why a model says what it says about the rows of a feature table.
 
@@ -403,7 +403,7 @@ def explain(project: Project, model: Any, table: "pd.DataFrame", *, seed: int, o
     note = f"{count}{late}; values are {unit} of {about}"
     return Explanation(names, outputs, unit, values, base, said, given.iloc[: len(values)], note)
 
-# %% ../../notebooks/lib/29_explanations.ipynb #0cbe87c0
+# %% ../../notebooks/lib/29_explanations.ipynb #d75531a1
 def explain_row(
     project: Project, model: Any, table: "pd.DataFrame", row: str, *, seed: int
 ) -> tuple["pd.DataFrame", Explanation]:
@@ -448,7 +448,7 @@ def explain_row(
     order = effects["effect"].abs().sort_values(ascending=False, kind="stable").index
     return effects.loc[order].reset_index(drop=True), found
 
-# %% ../../notebooks/lib/29_explanations.ipynb #e15c5e38
+# %% ../../notebooks/lib/29_explanations.ipynb #161e79fe
 def _resampled(explanation: Explanation, seed: int, draws: int = 200) -> np.ndarray:
     """Importance of each feature in resamples of the rows, shape (draws, n_features)."""
     size = np.abs(explanation.values).sum(axis=2)
@@ -465,7 +465,7 @@ def _ranks_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
 
-# %% ../../notebooks/lib/29_explanations.ipynb #161e79fe
+# %% ../../notebooks/lib/29_explanations.ipynb #1133f131
 def _stability(limit: float, candidate: Explanation, champion: Explanation, seed: int) -> Check:
     """Whether two models rank their common features alike."""
     common = [name for name in candidate.features if name in champion.features]
@@ -494,7 +494,7 @@ def _stability(limit: float, candidate: Explanation, champion: Explanation, seed
     detail = f"features rank like the champion's: Spearman {value:.2f} [{low:.2f}, {high:.2f}], at least {limit:.2f}"
     return Check(**about, value=value, low=low, high=high, status=status, detail=detail)
 
-# %% ../../notebooks/lib/29_explanations.ipynb #1133f131
+# %% ../../notebooks/lib/29_explanations.ipynb #4a33b673
 def _forbidden(project: Project, found: Explanation, seed: int) -> Check | None:
     """Whether features that must not decide have too much effect."""
     fair, settings = project.fairness, project.explanations
@@ -522,11 +522,11 @@ def _forbidden(project: Project, found: Explanation, seed: int) -> Check | None:
     detail = f"{', '.join(used)}: {value:.1%} of all effect [{low:.1%}, {high:.1%}], at most {limit:.1%}"
     return Check(**about, value=value, low=min(low, value), high=max(high, value), status=status, detail=detail)
 
-# %% ../../notebooks/lib/29_explanations.ipynb #4a33b673
+# %% ../../notebooks/lib/29_explanations.ipynb #c73ae74f
 def explanation_checks(
     project: Project, candidate: Explanation, champion: Explanation | None = None, *, seed: int
 ) -> list[Check]:
-    """What an explanation shows about a model: complete, adding up, stable, and not resting on what is forbidden.
+    """Whether an explanation is complete, adds up, is stable and rests on nothing forbidden.
 
     Parameters
     ----------
