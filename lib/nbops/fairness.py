@@ -627,8 +627,7 @@ def mitigate(project: Project, model: Any, table: "pd.DataFrame", *, seed: int) 
         {"strength": strength, **cost(project, judged, judged["_label"], one)}
         for strength, one in zip(strengths, whole, strict=True)
     ]
-    path = pd.DataFrame(lines)
-    measure = f"{settings.constraint}_difference"
+    path, measure = pd.DataFrame(lines), f"{settings.constraint}_difference"
     limits: dict[Any, float] = settings.limits
     near = path[path[measure] <= ROOM * limits.get(measure, 0.1)]
     best = near["accuracy"].idxmax() if len(near) else path[measure].idxmin()
