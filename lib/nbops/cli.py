@@ -40,6 +40,7 @@ GROUPS: dict[str, str] = {  # name of a group of commands -> the module that hol
     "data": "nbops.cli_data",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
+    "search": "nbops.cli_search",
     "stream": "nbops.cli_stream",
 }
 
