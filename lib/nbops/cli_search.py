@@ -28,7 +28,6 @@ def search(period: str | None, trials: int | None, minutes: float | None, store:
 
     Example: nbops search --trials 80
     """
-    import json
     from functools import partial
 
     from nbops.compute import open_cluster
@@ -58,21 +57,7 @@ def search(period: str | None, trials: int | None, minutes: float | None, store:
             tell=tell,
             tags={"period": period},
         )
-    complete = found.trials[found.trials["state"] == "complete"]
-    best = complete.loc[complete["score"].idxmax()].to_dict() if len(complete) else None
-    for family, params in [] if as_json else found.params.items():
-        click.echo(f"{family:<24} {json.dumps(params) if params else 'its defaults'}")
-    said = f"best {metric} {best['score']:.4f} ({best['family']})" if best else "no trial was finished"
-    _finish(
-        {
-            "period": period,
-            "params": found.params,
-            "best": best,
-            "journal": found.journal,
-            "summary": f"{period}: {found.note}; {said}",
-        },
-        as_json,
-    )
+    _show(found, period, metric, as_json)
 
 # %% ../../notebooks/lib/87_cli_search.ipynb #ac2d8005
 def _rows(project: Any, home: Path, period: str, env: dict[str, Any]) -> Any:
@@ -87,3 +72,16 @@ def _rows(project: Any, home: Path, period: str, env: dict[str, Any]) -> Any:
         raise InputError(f"period {period} has no training set in {home}. Run it first: nbops run --period {period}")
     learn, _ = split_newest(project, pd.read_parquet(file), seed=env["seed"])
     return learn.sample(frac=env["sample"], random_state=env["seed"]).sort_index() if env["sample"] < 1 else learn
+
+# %% ../../notebooks/lib/87_cli_search.ipynb #d1501f24
+def _show(found: Any, period: str, metric: str, as_json: bool) -> None:
+    """Prints what was found."""
+    import json
+
+    complete = found.trials[found.trials["state"] == "complete"]
+    best = json.loads(complete.loc[complete["score"].idxmax()].to_json()) if len(complete) else None
+    for family, params in [] if as_json else found.params.items():
+        click.echo(f"{family:<24} {json.dumps(params) if params else 'its defaults'}")
+    said = f"best {metric} {best['score']:.4f} ({best['family']})" if best else "no trial was finished"
+    about = {"period": period, "params": found.params, "best": best, "journal": found.journal}
+    _finish(about | {"summary": f"{period}: {found.note}; {said}"}, as_json)

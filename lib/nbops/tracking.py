@@ -104,7 +104,7 @@ def model_digest(file: str | Path) -> str:
             return {
                 key: changed[key](value) if key in changed and not isinstance(value, (dict, list)) else plain(value)
                 for key, value in node.items()
-                if key not in ("n_threads", "n_jobs")
+                if key not in ("n_threads", "n_jobs") and not (key == "__id__" and node.get("__loader__") == "JsonNode")
             }
         return [plain(one) for one in node] if isinstance(node, list) else node
 
