@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/22_tracking.ipynb #8591e96d
-TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "nbops.estimators.CalibratedModel",
+    "nbops.estimators.CodedClassifier",
+]
 
 # %% ../../notebooks/lib/22_tracking.ipynb #94a2efc3
 def save_model(model: Any, file: str | Path) -> Path:
