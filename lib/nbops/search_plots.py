@@ -114,7 +114,9 @@ def search_parameters(table: pd.DataFrame, *, metric: str = "score", family: str
         return _empty("No parameters were searched", "Fewer than two trials were finished.")
     names, best = list(tried), part["score"].to_numpy().argmax()
     said = ", ".join(f"{_short(name)} {_value(tried.loc[best, name])}" for name in names[:4])
-    figure = _figure(f"{_short(family)} is best with {said}", height=380)
+    ahead = table.loc[table["family"] == family, "score"].max() > part["score"].max()
+    title = f"{_short(family)}: no parameters beat its defaults" if ahead else f"{_short(family)} is best with {said}"
+    figure = _figure(title, height=380)
     axes = [_axis(name, tried[name]) for name in names]
     axes.append({"label": metric_label(metric), "values": part["score"].to_numpy(), "tickformat": ".4~f"})
     figure.add_parcoords(dimensions=axes, labelfont={"size": 12.5},
