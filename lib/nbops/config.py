@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from .base import InputError, nearest, note_read, parse_yaml
 from .calendar import ALL, period_bounds
 from .gates import Behaviour, Budget, Gates, Part
+from .parts import Compute, Search
 from .trust import Explanations, Fairness
 
 # %% ../../notebooks/lib/02_config.ipynb #ddf897ab
@@ -351,6 +352,8 @@ class Project(Part):
     stream: Stream | None = None
     lineage: Lineage = Lineage()
     audit: Audit = Audit()
+    search: Search | None = None
+    compute: Compute = Compute()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -361,17 +364,28 @@ class Project(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
-        if self.table not in self.sources:
-            hint = nearest(self.table, list(self.sources))
-            raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
-        if self.time and not self.sources[self.table].time:
-            raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
+        _check_consistent(self)
         return self
 
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
+_PARTS = frozenset(Project.model_fields) - {
+    "root",
+    "audit",
+    "compute",
+}  # who signs and where it is computed changes no result
 
-_PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+def _check_consistent(project: Project) -> None:
+    """Refuses parts that do not fit each other."""
+    if project.table not in project.sources:
+        hint = nearest(project.table, list(project.sources))
+        raise ValueError(f"table is {project.table!r}; allowed: one of {sorted(project.sources)}{hint}")
+    if project.time and not project.sources[project.table].time:
+        raise ValueError(
+            f"`time` is given, so sources.{project.table} needs `time`: the column that says when a row happened"
+        )
+
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -397,7 +411,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -465,7 +479,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -491,7 +505,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
+# %% ../../notebooks/lib/02_config.ipynb #173e7966
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
