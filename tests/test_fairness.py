@@ -189,7 +189,7 @@ WAYS = [("grid_search", "linear"), ("reweighing", "linear")]
 )
 def test_mitigation_gives_an_ordinary_model_that_is_the_same_again(way, family, tmp_path, monkeypatch):
     monkeypatch.setattr(fairness, "STRENGTHS", {"grid_search": [0.0, 0.6, 0.9], "reweighing": [0.0, 3.0]})
-    table, _ = rows()
+    table, _ = rows(n=500 if family == "hist_gradient_boosting" else 1200)
     one = project(columns=["race"], mitigation=way)
     model = training.fit_model(one, family, table, seed=0)
     found, path = fairness.mitigate(one, model, table, seed=0)
