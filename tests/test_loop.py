@@ -135,6 +135,7 @@ def test_registry_and_ledger_agree(store, project):
         "version",
         "promotion",
         "report",
+        "start",
         "run",
     }
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Part', 'Source', 'Time', 'Target', 'Features', 'FeatureStore', 'Validation', 'Schemas', 'Training',
-           'Gates', 'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project',
-           'find_root', 'load_project', 'as_of', 'label_cutoff']
+           'Gates', 'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Audit',
+           'Project', 'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -72,7 +72,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #16374585
+# %% ../../notebooks/lib/02_config.ipynb #368ccd04
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -93,7 +93,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #8f22e4cb
+# %% ../../notebooks/lib/02_config.ipynb #3100f27e
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -102,7 +102,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #86b2b399
+# %% ../../notebooks/lib/02_config.ipynb #d3031c5d
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -120,7 +120,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #959fb13b
+# %% ../../notebooks/lib/02_config.ipynb #9aaedf58
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -129,7 +129,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #3de8fded
+# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -138,7 +138,7 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #627d291d
+# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
 class Training(Part):
     """Which model families compete, and how many rows are held out for the verdict.
 
@@ -151,7 +151,7 @@ class Training(Part):
     min_rows: int = Field(10, ge=4)
     trusted_types: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #ce0741da
+# %% ../../notebooks/lib/02_config.ipynb #638639ce
 class Gates(Part):
     """What a candidate must reach.
 
@@ -162,7 +162,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
+# %% ../../notebooks/lib/02_config.ipynb #34146cfd
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -175,7 +175,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
+# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -183,7 +183,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #22f893c2
+# %% ../../notebooks/lib/02_config.ipynb #367556f6
 class _Approval(Part):
     """How many people of a role must approve; 'any' is everybody under `people`."""
 
@@ -222,7 +222,7 @@ class Release(Part):
                 )
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #c156bd04
+# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -235,7 +235,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #84b55768
+# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -248,7 +248,7 @@ class Lineage(Part):
     namespace: str | None = Field(None, min_length=1)
     timeout_seconds: float = Field(5, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #c79e074f
+# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote.
 
@@ -269,7 +269,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #99809971
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -285,6 +285,17 @@ class Stream(Part):
     redeliver_seconds: float = Field(30.0, ge=1)
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #99809971
+class Audit(Part):
+    """Who signs the ledger, and whose signatures count.
+
+    With `signing_key`, a reference to an Ed25519 private key, every run ends with a signed checkpoint; where the key is not
+    at hand, there is none, and the run says so. `trusted_keys` are the public keys that `nbops audit verify` believes.
+    """
+
+    signing_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
+    trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
 
 # %% ../../notebooks/lib/02_config.ipynb #ac19af9e
 class Project(Part):
@@ -312,14 +323,13 @@ class Project(Part):
     versions: Versions | None = None
     stream: Stream | None = None
     lineage: Lineage = Lineage()
+    audit: Audit = Audit()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        if name in _PARTS:
-            note_read("project", name)
-        elif name in ("__dict__", "model_dump", "model_dump_json", "model_copy"):
-            for part in _PARTS:
-                note_read("project", part)
+        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
+        for part in _PARTS if whole else _PARTS & {name}:
+            note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
@@ -328,11 +338,12 @@ class Project(Part):
             hint = nearest(self.table, list(self.sources))
             raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
         if self.time and not self.sources[self.table].time:
-            raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: the column of a row's moment")
+            what = f"sources.{self.table} needs `time`: the column that says when a row happened"
+            raise ValueError(f"`time` is given, so {what}")
         return self
 
 
-_PARTS = frozenset(Project.model_fields) - {"root"}
+_PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
 # %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
