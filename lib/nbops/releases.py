@@ -147,10 +147,8 @@ def mirror(project: Project, store: str | Path, *, touched: list[Version] | None
         If MLflow's server or database cannot be used.
     """
     aliases, tags = _wanted(project, store, versions(project, store) if touched is None else touched)
-    file, own = (
-        Path(store) / "mlflow.db",
-        tracking_uri(store).startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ,
-    )
+    file = Path(store).resolve() / "mlflow.db"
+    own = tracking_uri(store) == f"sqlite:///{file}"
     if own and file.is_file():
         with contextlib.suppress(sqlite3.Error):  # then MLflow's client says what is wrong
             if _mirror_file(file, project.name, aliases, tags):

@@ -270,14 +270,24 @@ def open_tracking(project: Project, store: str | Path) -> ModuleType:
     store, where = Path(store).resolve(), tracking_uri(store)
     store.mkdir(parents=True, exist_ok=True)
     with logging_errors(store):
-        mlflow.set_tracking_uri(where)
-        mlflow.set_registry_uri(where)
+        _point_to(mlflow, where)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         if mlflow.get_experiment_by_name(project.name) is None:
             own = None if where.startswith("http") else (store / "artifacts").as_uri()  # a server knows where
             mlflow.create_experiment(project.name, artifact_location=own)
         mlflow.set_experiment(project.name)
     return mlflow
+
+
+def _point_to(mlflow: ModuleType, where: str) -> None:
+    """Points MLflow to a place. It also writes that into the environment, where the next store would take it for the user's wish."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(where)
+    mlflow.set_registry_uri(where)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 # %% ../../notebooks/lib/22_tracking.ipynb #fadff949
 def fetch_model(project: Project, store: str | Path, model_uri: str) -> Path:
@@ -312,7 +322,7 @@ def fetch_model(project: Project, store: str | Path, model_uri: str) -> Path:
             f"model {model_uri} cannot be fetched from {store}: {error}. Restore the store, or train again."
         ) from None
     if not (found / "model.skops").is_file():
-        held = ", ".join(sorted(one.name for one in found.iterdir() if one.suffix not in (".txt", ".yaml", ".json")))
+        held = ", ".join(sorted(one.name for one in found.glob("model.*"))) or "no model file"
         raise InputError(f"model {model_uri} holds {held}, and no model.skops. It is not opened: a pickle runs whatever is in it. "
                          "Log it with nbops, or with serialization_format='skops'.")  # fmt: skip
     if found.resolve() == folder.resolve():
