@@ -91,11 +91,10 @@ def _registered(client: Any, project: Project, store: str | Path, candidate: dic
             if int(one.version) not in mine and one.tags == tags:
                 return int(one.version)
         about = f"{candidate['family']}, learned from {candidate['rows']:,} rows up to {period}"
-        return int(
-            client.create_model_version(
-                project.name, candidate["model_uri"], run_id=candidate["run_id"], tags=tags, description=about
-            ).version
-        )
+        source, facts = candidate["model_uri"], {"tags": tags, "description": about}
+        known = source.removeprefix("models:/") if source.startswith("models:/m-") else None  # a server asks for it
+        made = client.create_model_version(project.name, source, run_id=candidate["run_id"], model_id=known, **facts)
+        return int(made.version)
 
 # %% ../../notebooks/lib/32_registry.ipynb #054826ee
 def register(project: Project, store: str | Path, candidate: dict[str, Any], *, period: str) -> Version:
