@@ -131,6 +131,7 @@ def test_registry_and_ledger_agree(store, project):
         "snapshot",
         "schema",
         "decision",
+        "policy",
         "verdict",
         "version",
         "promotion",
