@@ -1,6 +1,5 @@
 """The same stages on other tables: other targets, periods, names and sizes, and data that is hard to learn from."""
 
-import functools
 import json
 import resource
 import time
@@ -13,6 +12,8 @@ import yaml
 from threadpoolctl import threadpool_limits
 
 from nbops import (
+    calibration,
+    comparison,
     contracts,
     evaluation,
     features,
@@ -169,10 +170,10 @@ def lifetime(folder, period=ALL, *, store="store", seed=1):
     sources.write_table(table[table["_label"].notna()], store / "training.parquet")
     known = pd.read_parquet(store / "training.parquet")
     learn, held = training.split_newest(project, known, seed=seed)
-    score = functools.partial(evaluation.primary_metric, kind)
     with threadpool_limits(1):  # sums in another order give another digest
-        best = training.compare_families(project, learn, metric=score, seed=seed)[0]["family"].iloc[0]
-        model = training.fit_model(project, best, learn, seed=seed)
+        compared = comparison.compare_families(project, learn, seed=seed)
+        fixed = calibration.choose_calibration(project, compared.judged.get(compared.best, pd.DataFrame()), seed=seed)
+        model = calibration.calibrate_model(training.fit_model(project, compared.best, learn, seed=seed), fixed)
     model = tracking.load_model(tracking.save_model(model, store / "model.skops"))
     scores = training.predict_scores(kind, model, held)
     numeric, categorical = features.feature_columns(project, known)
