@@ -39,6 +39,7 @@ GROUPS: dict[str, str] = {  # name of a group of commands -> the module that hol
     **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "explain": "nbops.cli_explain",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
