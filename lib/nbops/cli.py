@@ -38,7 +38,6 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "audit": "nbops.cli_audit",
     **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
-    "audit": "nbops.cli_audit",
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
     "explain": "nbops.cli_explain",
