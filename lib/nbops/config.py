@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Source', 'Time', 'Target', 'Features', 'FeatureStore', 'Validation', 'Schemas', 'Family', 'Training',
-           'Monitoring', 'Retraining', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root',
+           'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root',
            'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
@@ -52,7 +52,7 @@ class Source(Part):
         """Where the rows come from, for people: the path, or the database's table."""
         return self.path or f"{self.table or 'query'} in {self.url}"
 
-# %% ../../notebooks/lib/02_config.ipynb #ca3c104a
+# %% ../../notebooks/lib/02_config.ipynb #c0b04a73
 class Time(Part):
     """How production time is cut into periods, and when outcomes become known."""
 
@@ -69,7 +69,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #368ccd04
+# %% ../../notebooks/lib/02_config.ipynb #a5ac8464
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -90,7 +90,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #3100f27e
+# %% ../../notebooks/lib/02_config.ipynb #2ba9a3ed
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -99,7 +99,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #d3031c5d
+# %% ../../notebooks/lib/02_config.ipynb #1aecbd70
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -117,7 +117,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #9aaedf58
+# %% ../../notebooks/lib/02_config.ipynb #50acf58e
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -126,7 +126,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
+# %% ../../notebooks/lib/02_config.ipynb #959fb13b
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -135,7 +135,7 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
+# %% ../../notebooks/lib/02_config.ipynb #3de8fded
 class Family(Part):
     """A model family: a known name, or a name and an estimator's import path.
 
@@ -147,12 +147,13 @@ class Family(Part):
     params: dict[str, Any] = {}
     encode: Literal["ordinal", "onehot", "target"] | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #638639ce
+# %% ../../notebooks/lib/02_config.ipynb #627d291d
 class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
     `group` names a column whose rows stay on one side of every split, if there is no time. `prefer` decides between families
-    that cannot be told apart. `packages` are further packages from which `estimator` may come.
+    that cannot be told apart. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
+    as 'package.module.Type', that a model file may hold besides those that nbops trusts.
     """
 
     families: list[Family] = Field([Family(name="linear"), Family(name="hist_gradient_boosting")], min_length=1)
@@ -164,6 +165,7 @@ class Training(Part):
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
     min_rows: int = Field(10, ge=4)
+    trusted_types: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]] = []
 
     @field_validator("families", mode="before")
     @classmethod
@@ -182,7 +184,7 @@ class Training(Part):
             raise ValueError(f"family {twice!r} is given twice; give each its own `name` (and `estimator`)")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #34146cfd
+# %% ../../notebooks/lib/02_config.ipynb #ce0741da
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -195,7 +197,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
+# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -203,7 +205,46 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #367556f6
+# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
+class _Approval(Part):
+    """How many people of a role must approve; 'any' is everybody under `people`."""
+
+    role: str = Field("any", min_length=1)
+    count: int = Field(1, ge=1)
+
+
+class _Person(Part):
+    """The roles of a person and, if approvals are to be proven, the person's public key."""
+
+    roles: list[str] = []
+    key: str | None = Field(None, pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")
+
+
+class Release(Part):
+    """When a model that passed its gates is released: by itself, or after people approve.
+
+    With `policy: auto` and `risk: low` it is released by itself; otherwise `approvals` are waited for. Names under `people` are
+    those of the operating system or of NBOPS_ACTOR. `signer` is the public key of whoever releases, if releases must be signed.
+    """
+
+    policy: Literal["auto", "human"] = "auto"
+    risk: Literal["low", "high"] = "low"
+    approvals: list[_Approval] = Field([_Approval()], min_length=1)
+    people: dict[str, _Person] = {}
+    signer: str | None = Field(None, pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")
+
+    @model_validator(mode="after")
+    def _enough_people(self) -> "Release":
+        for one in self.approvals:
+            able = [name for name, who in self.people.items() if one.role in ("any", *who.roles)]
+            if len(able) < one.count and (self.people or one.role != "any"):
+                held = f"held by {', '.join(able) or 'nobody'} under `people`"
+                raise ValueError(
+                    f"approvals ask for {one.count} with the role {one.role!r}, {held}; name enough people"
+                )
+        return self
+
+# %% ../../notebooks/lib/02_config.ipynb #22f893c2
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -216,7 +257,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #c156bd04
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -229,7 +270,7 @@ class Lineage(Part):
     namespace: str | None = Field(None, min_length=1)
     timeout_seconds: float = Field(5, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #aa1742ce
+# %% ../../notebooks/lib/02_config.ipynb #84b55768
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote (see `remotes`).
 
@@ -251,7 +292,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #c79e074f
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -268,7 +309,7 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #99809971
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -293,6 +334,7 @@ class Project(Part):
     fairness: Fairness | None = None
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
+    release: Release = Release()
     engine: Engine = Engine()
     versions: Versions | None = None
     stream: Stream | None = None
@@ -300,18 +342,17 @@ class Project(Part):
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        if name in _PARTS:
-            note_read("project", name)
-        elif name in ("__dict__", "model_dump", "model_dump_json", "model_copy"):
-            for part in _PARTS:
-                note_read("project", part)
+        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
+        for part in _PARTS if whole else {name} & _PARTS:
+            note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
         if self.table not in self.sources:
-            hint = nearest(self.table, list(self.sources))
-            raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
+            raise ValueError(
+                f"table is {self.table!r}; allowed: {sorted(self.sources)}{nearest(self.table, [*self.sources])}"
+            )
         if self.time and not self.sources[self.table].time:
             raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
         return self
@@ -319,7 +360,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root"}
 
-# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
+# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -345,7 +386,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -409,11 +450,11 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     """The keys that a part of the project may have."""
     for step in (one for one in place if not isinstance(one, int)):  # a number is a place in a list
         field = model.model_fields.get(str(step))
-        parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [Source]
+        parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [model]
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -439,7 +480,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #2358dec9
+# %% ../../notebooks/lib/02_config.ipynb #454e512c
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 
