@@ -342,23 +342,21 @@ class Project(Part):
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
-        for part in _PARTS if whole else {name} & _PARTS:
+        for part in _PARTS if name in _WHOLE else _PARTS & {name}:
             note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
         if self.table not in self.sources:
-            raise ValueError(
-                f"table is {self.table!r}; allowed: {sorted(self.sources)}{nearest(self.table, [*self.sources])}"
-            )
+            hint = f"{sorted(self.sources)}{nearest(self.table, list(self.sources))}"
+            raise ValueError(f"table is {self.table!r}; allowed: one of {hint}")
         if self.time and not self.sources[self.table].time:
             raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
         return self
 
 
-_PARTS = frozenset(Project.model_fields) - {"root"}
+_PARTS, _WHOLE = {*Project.model_fields} - {"root"}, {"__dict__", "model_dump", "model_dump_json", "model_copy"}
 
 # %% ../../notebooks/lib/02_config.ipynb #ac19af9e
 def find_root(start: str | Path = ".") -> Path:
