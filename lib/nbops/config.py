@@ -322,6 +322,9 @@ class Audit(Part):
     trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
 
 # %% ../../notebooks/lib/02_config.ipynb #89ebee70
+#| export
+
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -367,7 +370,7 @@ class Project(Part):
         _check_consistent(self)
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
 _PARTS = frozenset(Project.model_fields) - {
     "root",
     "audit",
@@ -385,7 +388,7 @@ def _check_consistent(project: Project) -> None:
             f"`time` is given, so sources.{project.table} needs `time`: the column that says when a row happened"
         )
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -411,7 +414,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -479,7 +482,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -505,7 +508,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
+# %% ../../notebooks/lib/02_config.ipynb #173e7966
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

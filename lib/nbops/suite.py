@@ -137,10 +137,13 @@ def test_model(
     verdict = Verdict(period=period, digest=digest, rows=len(held), checks=checks)
     if checks[0].status == "fail":
         return verdict
+    consistent = consistency_checks(project, model, held, seed=seed)
+    if consistent[0].status == "fail":  # what is no number cannot be judged
+        return verdict.model_copy(update={"checks": [*checks, *consistent]})
     known = held[held["_label"].notna()] if "_label" in held.columns else held.iloc[:0]
     found = {"data": lambda: checks} | _judged(project, model, known, champion, areas, period, digest, seed)
     found |= {
-        "consistency": lambda: consistency_checks(project, model, held, seed=seed),
+        "consistency": lambda: consistent,
         "explainability": lambda: _explained(project, model, held, champion, seed, explained),
         "behaviour": lambda: behaviour_checks(project, model, held, seed=seed),
         "budget": lambda: budget_checks(project, model, held, file=file),
