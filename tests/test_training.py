@@ -337,7 +337,8 @@ asked, table = t.project(Path("."), "multiclass", families=["hist_gradient_boost
 t.sys.modules["nbops.training"].MANY_ROWS = 0
 found = t.compare_families(asked, table, seed=0)
 with tempfile.TemporaryDirectory() as place:
-    digests = [t.model_digest(t.save_model(t.fit_model(asked, one.name, table, seed=0), place + "/m.skops")) for one in asked.training.families]
+    fitted = [t.fit_model(asked, one.name, table, seed=0) for one in asked.training.families]
+    digests = [t.model_digest(t.save_model(one, place + "/m.skops")) for one in fitted]
 print(found.best, found.table[["family", "score", "low", "high"]].to_json(double_precision=15), digests)
 """
 

@@ -342,17 +342,15 @@ class Project(Part):
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
-        for part in _PARTS if whole else {name} & _PARTS:
+        for part in _PARTS if name in ("__dict__", "model_dump", "model_dump_json", "model_copy") else {name} & _PARTS:
             note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
         if self.table not in self.sources:
-            raise ValueError(
-                f"table is {self.table!r}; allowed: {sorted(self.sources)}{nearest(self.table, [*self.sources])}"
-            )
+            allowed = f"{sorted(self.sources)}{nearest(self.table, [*self.sources])}"
+            raise ValueError(f"table is {self.table!r}; allowed: {allowed}")
         if self.time and not self.sources[self.table].time:
             raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
         return self
