@@ -620,7 +620,7 @@ def _comparison_title(part):
         return f"{_short(taken['family'])} is taken at {number(taken['score'])}: {_short(best['family'])} is ahead by noise only"
     title = f"{_short(best['family'])} is best at {number(best['score'])}"
     if alike:
-        return f"{title}, by noise only: {alike} other{'s' * (alike > 1)} cannot be told apart"
+        return f"{title}, by noise only: {alike} other{'s' * bool(alike > 1)} cannot be told apart"
     return title + (f", {number(best['score'] - part['score'].iloc[-2])} ahead of the next" if len(part) > 1 else "")
 
 
