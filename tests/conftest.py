@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -61,3 +62,54 @@ def flights_run(tmp_path_factory):
     store = tmp_path_factory.mktemp("flights") / "store"
     done = subprocess.run(["make", "run", f"STORE={store}"], cwd=ROOT, capture_output=True, text=True, timeout=1500)
     return done, store
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """URL of a real PostgreSQL server of the tests' own; without one the test is skipped, and fails in CI."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [
+        Path(found).parent for found in [shutil.which("initdb")] if found
+    ]
+    if not programs:
+        reason = "no PostgreSQL here; `make test` installs it where it may (Debian: apt install postgresql)"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    folder = Path(
+        tempfile.mkdtemp(prefix="nb-", dir="/tmp")
+    )  # somebody else must get there, and paths of sockets are short
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    somebody = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "nobody")
+        somebody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+
+    def run(words):
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    (folder / "password").write_text("hunter2-Zebra")
+    options = ["-U", "me", "-A", "scram-sha-256", f"--pwfile={folder}/password", "-E", "UTF8", "--locale=C"]
+    run([*somebody, programs[-1] / "initdb", "-D", folder / "data", *options])
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [*somebody, programs[-1] / "pg_ctl", "-D", folder / "data", "-w"]
+    run([*control, "-o", options, "-l", folder / "log", "start"])
+    try:
+        yield f"postgresql+psycopg://me:hunter2-Zebra@127.0.0.1:{port}/postgres"
+    finally:
+        run([*control, "-m", "immediate", "stop"])
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 8 MiB; gives the folder and a function that leaves so many KiB free."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
+        reason = "mounting a small disk needs root"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    try:
+        yield disk, lambda free: (disk / "filler").write_bytes(bytes((8192 - free) * 1024))
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -350,20 +350,6 @@ def test_the_lock_of_a_store_is_let_go_after_an_error(tmp_path):
 # ---------------------------------------------------------------- a full disk
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 8 MiB; gives the folder and a function that leaves so many KiB free."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
-        reason = "mounting a small disk needs root"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    try:
-        yield disk, lambda free: (disk / "filler").write_bytes(bytes((8192 - free) * 1024))
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("free", [0, 500], ids=["before the first stage", "in the first stage"])
 def test_a_full_disk_is_said_and_after_freeing_space_the_run_goes_on(tmp_path, small_disk, free):

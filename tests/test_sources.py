@@ -7,12 +7,9 @@ import gzip
 import http.server
 import json
 import os
-import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from pathlib import Path
@@ -80,42 +77,6 @@ def plain(table):
 
 
 # ---------------------------------------------------------------- the same rows from everywhere
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """URL of a real PostgreSQL server of the tests' own; without one the test is skipped, and fails in CI."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [
-        Path(found).parent for found in [shutil.which("initdb")] if found
-    ]
-    if not programs:
-        reason = "no PostgreSQL here; `make test` installs it where it may (Debian: apt install postgresql)"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    folder = Path(
-        tempfile.mkdtemp(prefix="nb-", dir="/tmp")
-    )  # somebody else must get there, and paths of sockets are short
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    somebody = []
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "nobody")
-        somebody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-
-    def run(words):
-        done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
-        assert done.returncode == 0, done.stderr
-
-    (folder / "password").write_text("hunter2-Zebra")
-    run([*somebody, programs[-1] / "initdb", "-D", folder / "data", "-U", "me", "-A", "scram-sha-256", f"--pwfile={folder}/password", "-E", "UTF8", "--locale=C"])  # fmt: skip
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*somebody, programs[-1] / "pg_ctl", "-D", folder / "data", "-w"]
-    run([*control, "-o", options, "-l", folder / "log", "start"])
-    try:
-        yield f"postgresql+psycopg://me:hunter2-Zebra@127.0.0.1:{port}/postgres"
-    finally:
-        run([*control, "-m", "immediate", "stop"])
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
