@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .base import InputError, nearest, note_read, parse_yaml
 from .calendar import ALL, period_bounds
+from .intent import Intent
 
 # %% ../../notebooks/lib/02_config.ipynb #76710e42
 class Part(BaseModel):
@@ -268,6 +269,7 @@ class Project(Part):
     versions: Versions | None = None
     stream: Stream | None = None
     lineage: Lineage = Lineage()
+    card: Intent = Intent()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -284,9 +286,7 @@ class Project(Part):
             hint = nearest(self.table, list(self.sources))
             raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
         if self.time and not self.sources[self.table].time:
-            raise ValueError(
-                f"`time` is given, so sources.{self.table} needs `time`: the column that says when a row happened"
-            )
+            raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
         return self
 
 
@@ -383,7 +383,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
     for step in place:
         field = model.model_fields.get(str(step))
         parts = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else [Source]
-        model = next((one for one in parts if isinstance(one, type) and issubclass(one, Part)), Source)
+        model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
 # %% ../../notebooks/lib/02_config.ipynb #454e512c
