@@ -90,13 +90,12 @@ def _intent(found: Found) -> Section:
         )
     ]
     facts += [Fact(name="Target", said=[cell(f"{target.column} ({target.kind})")], refs=refs)]
-    missing = []
     for name, title in INTENT.items():
         texts = sentences(getattr(card, name))
         said = [cell(one) for one in texts] or [cell("not stated", tone="mute")]
         facts.append(Fact(name=title, said=said, refs=refs if texts else []))
-        if not texts:
-            missing.append(f"{title.lower()}: write `card: {{{name}: …}}` in project.yaml")
+    silent = [name for name in INTENT if not sentences(getattr(card, name))]
+    missing = [f"statements of people: write {', '.join(silent)} under `card` in project.yaml"] if silent else []
     lead = "In the words of the people who answer for it."
     return Section(name="intent", title="Intended use and limits of use", lead=lead, facts=facts, missing=missing)
 
@@ -223,8 +222,9 @@ def _check_table(found: Found, checks: list[dict[str, Any]], title: str) -> Tabl
         numbers = [cell(one.get(name)) for name in ("value", "low", "high", "limit", "champion", "rows")]
         status = cell(one["status"], tone=TONES.get(one["status"], "mute"))
         lines.append(Row(cells=[cell(_named(one)), *numbers, status, cell(one.get("detail"))], refs=refs))
+    always = ("check", "value", "limit", "status", "what was found")
     used = [position for position, name in enumerate(CHECK_COLUMNS)
-            if name not in ("low", "high", "champion", "rows") or any(line.cells[position].value is not None for line in lines)]  # fmt: skip
+            if name in always or any(line.cells[position].value is not None for line in lines)]  # fmt: skip
     columns = [CHECK_COLUMNS[position] for position in used]
     rows = [Row(cells=[line.cells[position] for position in used], refs=line.refs) for line in lines]
     return Table(
@@ -355,7 +355,13 @@ def _approvals(found: Found) -> Section:
         lines.append(Row(cells=[cell(text) for text in texts], refs=found.key(one)))
     columns = ["time (UTC)", "person", "said", "signed", "comment"]
     tables = [Table(title="Approvals and rejections", columns=columns, rows=lines)] if lines else []
-    if not lines:
+    asked = policy["payload"] if policy else {}
+    free = (asked.get("policy"), asked.get("risk")) == ("auto", "low")
+    if not lines and free:
+        facts.append(
+            Fact(name="Approvals", said=[cell("none; the policy asks for none", tone="mute")], refs=found.key(policy))
+        )
+    elif not lines:
         missing.append("approval by a person: no `approval` record for this model (nbops approve)")
     return Section(name="approvals", title="Approvals", facts=facts, tables=tables, missing=missing)
 
@@ -401,27 +407,32 @@ def _history(found: Found) -> Section:
     return Section(name="history", title="Releases and use", tables=tables, missing=missing)
 
 # %% ../../notebooks/lib/73_cards.ipynb #6796e068
-def _limits(found: Found, gaps: list[str]) -> Section:
+def _limits(found: Found, sections: list[Section]) -> Section:
     """The gates, what abstained, and what is missing."""
-    key, facts, tables = found.key(found.last("verdict")), [], []
-    gates = [one for one in found.checks if one.get("limit") is not None]
-    lines = [
-        Row(
-            cells=[cell(_named(one)), cell(one["limit"]), cell(one["status"], tone=TONES.get(one["status"], "mute"))],
-            refs=key,
-        )
-        for one in gates
-    ]
+    key, tables, missing = found.key(found.last("verdict")), [], []
+    columns, rest = ["check", "limit", "status"], {"refs": key}
+    lines = [Row(cells=[cell(_named(one)), cell(one["limit"]), cell(one["status"], tone=TONES.get(one["status"], "mute"))], **rest)
+             for one in found.checks if one.get("limit") is not None]  # fmt: skip
     if lines:
-        tables.append(
-            Table(title="Limits it was held to", columns=["check", "limit", "status"], rows=lines, numeric=["limit"])
-        )
-    open_ones = [one for one in found.checks if one["status"] == "abstain"]
-    for one in open_ones:
-        facts.append(Fact(name=f"Not judged: {_named(one)}", said=[cell(one.get("detail"))], refs=key))
-    facts += [Fact(name="Note", said=[cell(one)]) for one in found.notes]
+        tables.append(Table(title="Limits it was held to", columns=columns, rows=lines, numeric=["limit"]))
+    else:
+        missing.append("limits: the verdict holds no number against a limit; see `gates` in project.yaml")
+    undecided = [
+        Row(cells=[cell(_named(one)), cell(one.get("detail"))], **rest)
+        for one in found.checks
+        if one["status"] == "abstain"
+    ]
+    tables += (
+        [Table(title="What could not be judged, and why", columns=["check", "reason"], rows=undecided)]
+        if undecided
+        else []
+    )
+    facts = [Fact(name="Note", said=[cell(one)]) for one in found.notes]
+    for one in sections:
+        if one.missing:
+            names = ", ".join(gap.partition(":")[0] for gap in one.missing)
+            facts.append(Fact(name=f"Missing in {one.title.lower()}", said=[cell(names)]))
     lead = "What this card does not show. A gap is not a defect of the model, but nobody should read the card as if it was filled."
-    missing = [*gaps] if lines else [*gaps, "limits: no gate of project.yaml was checked"]
     return Section(name="limits", title="Limits and known gaps", lead=lead, facts=facts, tables=tables, missing=missing)
 
 # %% ../../notebooks/lib/73_cards.ipynb #d1c7bc56
@@ -482,7 +493,6 @@ def card_of(found: Found) -> Card:
         _history,
     )
     sections = [make(found) for make in makers]
-    gaps = [f"{one.title}: {gap}" for one in sections for gap in one.missing]
     status, tone = _status(found)
     project = found.project
     return Card(
@@ -496,7 +506,7 @@ def card_of(found: Found) -> Card:
         checked=found.checked,
         problems=found.problems,
         headline=_headline(found),
-        sections=[*sections, _limits(found, gaps)],
+        sections=[*sections, _limits(found, sections)],
         evidence=list(found.evidence.values()),
         about=_about(found),
     )
