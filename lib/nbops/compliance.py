@@ -415,7 +415,8 @@ def _line_html(line: Line, evidence: dict[str, Evidence]) -> str:
     )
     gaps = "".join(f'<p class="quiet">Missing: {html.escape(one)}</p>' for one in line.missing)
     state = pill(line.status, TONES[line.status])
-    return f"<tr><td><b>{html.escape(line.number)}</b><br>{state}</td><td>{html.escape(line.asked)}</td><td class=wide>{proofs}{gaps}</td><td>{html.escape(line.judge)}</td></tr>"
+    number, asked, judge = map(html.escape, (line.number, line.asked, line.judge))
+    return f"<tr><td><b>{number}</b><br>{state}</td><td>{asked}</td><td class=wide>{proofs}{gaps}</td><td>{judge}</td></tr>"
 
 # %% ../../notebooks/lib/77_compliance.ipynb #f264f8b5
 def compliance_html(file: Compliance) -> str:
@@ -478,13 +479,8 @@ def compliance_markdown(file: Compliance) -> str:
                 for proof in line.proofs
             ]
             gaps = [f"*missing:* {markdown_text(gap)}" for gap in line.missing]
-            texts = [
-                line.number,
-                line.status,
-                markdown_text(line.asked),
-                "<br>".join([*proofs, *gaps]),
-                markdown_text(line.judge),
-            ]
+            answer = "<br>".join([*proofs, *gaps])
+            texts = [line.number, line.status, markdown_text(line.asked), answer, markdown_text(line.judge)]
             lines.append(f"| {' | '.join(texts)} |")
         parts += [f"## {one.title}", markdown_text(one.note), _counts(one.lines), "\n".join(lines)]
     return "\n\n".join([*parts, evidence_markdown(file.evidence)]) + "\n"
