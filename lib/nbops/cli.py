@@ -36,11 +36,13 @@ class Groups(click.Group):
 
 
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
+    **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
+    "test": "nbops.cli_test",
 }
 
 # %% ../../notebooks/lib/86_cli.ipynb #5baa8507
@@ -60,7 +62,7 @@ class Commands(Groups):
 
             if not isinstance(error, InputError):
                 raise
-            code, text = 2, str(error)
+            code, text = getattr(error, "exit_code", 2), str(error)
         except RuntimeError as error:
             if context.params.get("debug"):
                 raise

@@ -501,7 +501,9 @@ def decisions_card(report: Report) -> widgets.VBox:
     for row in table.itertuples():
         status = words.get(row.action, (row.action, "mute"))
         if row.action in ("retrain", "bootstrap") and not row.released:
-            status = (f"{status[0]}, refused", "watch")
+            waits = getattr(row, "waiting", None)  # older reports do not have it
+            said = f"waits for {waits}" if isinstance(waits, str) and waits else "refused"
+            status = (f"{status[0]}, {said}", "watch")
         after = f" → v{int(row.version_after)}" if row.released and pd.notna(row.version_after) else ""
         before = f"v{int(row.version_before)}" if pd.notna(row.version_before) else ""
         entries.append(

@@ -26,6 +26,7 @@ from .calendar import ALL, period_range
 from .config import Project
 from .contracts import load_contract
 from .dag import Selection, StageError, build, debug_stage, reasons, recall_stages
+from .families import check_families
 from .features import find_builder
 from .inputs import Digests
 from .ledger import record, report_folder
@@ -35,7 +36,6 @@ from .periods import DEFAULTS, check_period, newest_period, read_env
 from .schemas import snapshot_before
 from .secrets import resolve
 from .sources import write_json
-from .training import FAMILIES
 from .versions import restored_digest
 
 # %% ../../notebooks/lib/80_engine.ipynb #e4c23322
@@ -84,10 +84,7 @@ def check_project(project: Project) -> None:
     load_contract(project.root)
     if project.features.builder:
         find_builder(project)
-    for family in project.training.families:
-        if family not in FAMILIES:
-            allowed = f"{nearest(family, FAMILIES)}; allowed: {', '.join(FAMILIES)}"
-            raise InputError(f"training.families: {family!r} is not known{allowed}. Correct project.yaml.")
+    check_families(project)
     file = project.root / "pipeline.yaml"
     try:
         tasks = parse_yaml(file.read_text(encoding="utf-8"))["tasks"]

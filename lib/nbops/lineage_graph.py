@@ -15,7 +15,7 @@ from .base import InputError, nearest
 from .column_lineage import feature_lineage
 from .config import Project
 from .lineage import manifest, read_events, source_name
-from .registry import champion_before, promotions, versions
+from .registry import champion_before, promotions, releases, versions
 
 # %% ../../notebooks/lib/54_lineage_graph.ipynb #4e62f00f
 @dataclass(frozen=True)
@@ -115,10 +115,11 @@ def _add_sets(graph: Graph, home: Path, period: str) -> list[str]:
         graph.link(above, node, "the period's rows")
     return features
 
-
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #120f285c
 def _add_models(graph: Graph, project: Project, store: Path) -> None:
     """Model versions: what they learned from, which model they follow, and what they predicted."""
-    released = {one["version"]: one["period"] for one in promotions(project, store)}
+    promoted = [one["payload"] for one in releases(project, store) if one["kind"] == "promotion"]
+    released = {one["version"]: one["period"] for one in promoted}
     newest = [one["version"] for one in promotions(project, store)][-1:]
     for one in versions(project, store):
         state = f"released in {released[one.version]}" if one.version in released else "never released"
@@ -142,7 +143,7 @@ def _add_models(graph: Graph, project: Project, store: Path) -> None:
         if parent:
             graph.link(f"model:{parent.version}", node, "was champion when it was trained")
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #fc660bfc
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #d859fce5
 def _add_predictions(graph: Graph) -> None:
     """Which model predicted what."""
     import duckdb
@@ -188,7 +189,7 @@ def _add_stages(graph: Graph, home: Path, period: str, runs: dict[tuple[str, str
             for name in [name for name in found if (home / name / "release.json").is_file() or name == "90_release"]:
                 graph.link(f"stage:{period}/{name}", one.id, "registered", work=True)
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #c5a94efb
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #c402c8c0
 def _recorded(store: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, dict[str, Any]]]:
     """From the events: the newest run of each stage, and for each period where its features came from."""
     runs: dict[tuple[str, str], dict[str, Any]] = {}
@@ -224,7 +225,7 @@ def _add_features(graph: Graph, features: list[str], origin: dict[str, Any], per
             graph.link(f"source:{table}", place)
             graph.link(place, node, ", ".join(how).lower())
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #e9c8708a
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #2b333615
 def build_graph(project: Project, store: str | Path, *, experiments: bool = False) -> Graph:
     """The graph of everything in a store.
 
@@ -285,7 +286,7 @@ def _add_notes(graph: Graph, unrecorded: list[str], now: dict[str, Any]) -> None
     elif now.get("note"):
         graph.notes.append(f"what features depend on: {now['note']}")
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #92fed9dc
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #9db3dc2b
 def _named(graph: Graph, project: Project, subject: str) -> list[Node]:
     """What has this name."""
     periods = [one.name for one in graph.nodes.values() if one.kind == "period"]
@@ -302,7 +303,7 @@ def _named(graph: Graph, project: Project, subject: str) -> list[Node]:
     kinds = ("source", "column", "feature", "stage")
     return [one for kind in kinds if (one := graph.nodes.get(f"{kind}:{subject}"))] or stages[-1:]
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #8f395c02
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #5aba2581
 def _by_digest(graph: Graph, subject: str) -> list[Node]:
     """What has a digest, or an MLflow run, that begins so."""
     if len(subject) < 4 or not all(one in "0123456789abcdef" for one in subject.lower()):
@@ -343,7 +344,7 @@ def _scores(connection: Any, query: str, file: str, subject: str) -> list[tuple[
     query = query if "score" in names else query.replace("version, score", "version, NULL")
     return connection.execute(query, [file, subject]).fetchall()
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #ce606d7e
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #653c010a
 def find_subject(graph: Graph, project: Project, subject: str) -> Node:
     """The node that a person means.
 
@@ -379,7 +380,7 @@ def find_subject(graph: Graph, project: Project, subject: str) -> Node:
     what = f"nothing in the store is called {subject!r}{nearest(subject, names)}"
     raise InputError(f"{what}; allowed: {kinds}. Run a period first, or correct it.")
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #6d387863
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #4792edbc
 def walk(graph: Graph, start: str, *, up: bool, depth: int | None = None) -> list[dict[str, Any]]:
     """What a node depends on, or what depends on it, as a tree.
 
@@ -423,7 +424,7 @@ def walk(graph: Graph, start: str, *, up: bool, depth: int | None = None) -> lis
 
 WORK = ("stage", "period")  # subjects for which it counts who did the work
 
-# %% ../../notebooks/lib/54_lineage_graph.ipynb #aa813aa3
+# %% ../../notebooks/lib/54_lineage_graph.ipynb #3d5deba1
 def part_of(graph: Graph, start: str, trees: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """The nodes and edges of some trees, as JSON holds them.
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from .approvals import standing
 from .calendar import ALL, period_bounds, period_of
 from .config import PRIMARY, Project, as_of
 from .ledger import records
 from .monitoring import merge_history, read_history
 from .policy import Decision
 from .profiles import readable
-from .registry import Version, promotions, versions
+from .registry import Version, releases, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def decision_line(decision: Decision, release: dict[str, Any], serving: Version 
     Returns
     -------
     dict
-        period, action, reasons, version_before, version_after, released.
+        period, action, reasons, version_before, version_after, released, waiting (for whom).
     """
     return {
         "period": decision.period,
@@ -48,6 +49,7 @@ def decision_line(decision: Decision, release: dict[str, Any], serving: Version 
         "version_before": serving.version if serving else None,
         "version_after": release["champion"],
         "released": bool(release["released"]),
+        "waiting": ", ".join(release.get("waiting", [])),
     }
 
 # %% ../../notebooks/lib/72_report.ipynb #2011d84a
@@ -121,7 +123,7 @@ def version_table(project: Project, store: str | Path, period: str) -> "pd.DataF
     """
     import pandas as pd
 
-    promoted = [one["version"] for one in promotions(project, store) if one["period"] <= period]
+    promoted = [one["payload"]["version"] for one in releases(project, store) if one["payload"]["period"] <= period]
     verdicts = {
         one["payload"]["digest"]: one["payload"]
         for one in records(store, "verdict")
@@ -134,8 +136,10 @@ def version_table(project: Project, store: str | Path, period: str) -> "pd.DataF
             verdict = verdicts.get(one.digest, {"checks": [], "passed": False})
             gain: dict[str, Any] = next((check for check in verdict["checks"] if check["name"] == "gain"), {})
             status = "champion" if [one.version] == promoted[-1:] else "former champion"
+            state = standing(project, store, version=one.version, model=one.digest)
+            never = "waiting" if state.passed and not state.closed else "rejected"
             line = one.model_dump(include=set(VERSION_COLUMNS)) | {
-                "status": status if one.version in promoted else "rejected",
+                "status": status if one.version in promoted else never,
                 "champion_value": gain.get("champion"),
                 "difference_low": gain.get("low"),
                 "difference_high": gain.get("high"),
@@ -162,13 +166,22 @@ def _data_attention(now: dict[str, "pd.DataFrame"]) -> list[dict[str, str]]:
     return items
 
 # %% ../../notebooks/lib/72_report.ipynb #ce549b5b
+def _release_attention(decision: Decision, release: dict[str, Any]) -> list[dict[str, str]]:
+    """What became of the candidate."""
+    if waiting := release.get("waiting"):
+        title = f"Version {release['version']} waits for approval"
+        detail = f"{' and '.join(waiting)}: nbops approve {release['version']}"
+        return [{"level": "watch", "title": title, "detail": detail}]
+    if decision.action != "keep" and not release["released"]:
+        return [{"level": "act", "title": "The candidate failed its checks", "detail": release["why"]}]
+    if decision.action == "retrain":
+        return [{"level": "watch", "title": f"Version {release['version']} was released", "detail": decision.why}]
+    return []
+
+# %% ../../notebooks/lib/72_report.ipynb #dd5e051d
 def _attention(now: dict[str, "pd.DataFrame"], decision: Decision, release: dict[str, Any]) -> list[dict[str, str]]:
     """What needs attention, most urgent first."""
-    items = []
-    if decision.action != "keep" and not release["released"]:
-        items.append({"level": "act", "title": "The candidate failed its checks", "detail": release["why"]})
-    elif decision.action == "retrain":
-        items.append({"level": "watch", "title": f"Version {release['version']} was released", "detail": decision.why})
+    items = _release_attention(decision, release)
     for line in now["quality"].itertuples():
         if line.share > line.limit / 2:
             items.append(
@@ -201,7 +214,7 @@ def _attention(now: dict[str, "pd.DataFrame"], decision: Decision, release: dict
         )
     return sorted(items, key=lambda item: ["act", "watch", "info", "good"].index(item["level"]))
 
-# %% ../../notebooks/lib/72_report.ipynb #01df50d5
+# %% ../../notebooks/lib/72_report.ipynb #61dc27b2
 def health(
     period: str, tables: dict[str, "pd.DataFrame"], decision: Decision, release: dict[str, Any]
 ) -> dict[str, Any]:
@@ -224,7 +237,9 @@ def health(
     items = _attention(now, decision, release)
     levels = [item["level"] for item in items]
     status = "act" if "act" in levels else "watch" if "watch" in levels else "good"
-    if decision.action == "bootstrap":
+    if release.get("waiting"):
+        headline = f"Version {release['version']} passed its checks and waits for approval: {' and '.join(release['waiting'])}."
+    elif decision.action == "bootstrap":
         headline = (
             f"The first model is released: version {release['version']}."
             if release["released"]
@@ -240,7 +255,7 @@ def health(
         )
     return {"status": status, "headline": headline, "attention": items}
 
-# %% ../../notebooks/lib/72_report.ipynb #ea82077f
+# %% ../../notebooks/lib/72_report.ipynb #79ba5be0
 def _outcome(project: Project, period: str, line: dict[str, Any], performance: "pd.DataFrame") -> dict[str, Any]:
     """The period in one line, for `nbops status` and the table of a replay."""
     roles = performance[performance["period"] == period].set_index("model") if len(performance) else performance
@@ -248,7 +263,8 @@ def _outcome(project: Project, period: str, line: dict[str, Any], performance: "
     for role in ("champion", "first"):
         known = len(roles) and role in roles.index and name in roles and roles.loc[role, name] == roles.loc[role, name]
         values[role] = float(roles.loc[role, name]) if known else None
-    end = " → released" if line["released"] else " → refused" if line["action"] != "keep" else ""
+    end = " → released" if line["released"] else " → waiting" if line["waiting"] else " → refused"
+    end = end if line["released"] or line["action"] != "keep" else ""
     return {
         "decision": line["action"] + end,
         "champion": line["version_after"],
@@ -257,7 +273,7 @@ def _outcome(project: Project, period: str, line: dict[str, Any], performance: "
         "why": line["reasons"],
     }
 
-# %% ../../notebooks/lib/72_report.ipynb #79ba5be0
+# %% ../../notebooks/lib/72_report.ipynb #4a1a4f13
 def summarize(
     project: Project,
     period: str,
@@ -317,7 +333,7 @@ def summarize(
         "next": {"period": following, "what": what},
     }
 
-# %% ../../notebooks/lib/72_report.ipynb #c1cf50cf
+# %% ../../notebooks/lib/72_report.ipynb #40f7b320
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
@@ -345,7 +361,7 @@ th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #e
 </body></html>
 """
 
-# %% ../../notebooks/lib/72_report.ipynb #db25f13e
+# %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
 def _as_html(table: "pd.DataFrame") -> str:
     """A table for the page: short digests and times, three decimals, nothing for missing."""
     from nbops import pages
@@ -367,14 +383,14 @@ def _as_html(table: "pd.DataFrame") -> str:
     }
     return pages.table(columns) if columns else "<p>None yet.</p>"
 
-# %% ../../notebooks/lib/72_report.ipynb #0ab04f4b
+# %% ../../notebooks/lib/72_report.ipynb #f9120039
 def _links(pages: dict[str, str | Path]) -> str:
     """Links to pages that other stages of the period have made."""
     places = {title: f"../{quote(Path(page).parent.name)}/{quote(Path(page).name)}" for title, page in pages.items()}
     listed = [f'<a href="{place}">{html.escape(title)}</a>' for title, place in places.items()]
     return f" More of this period: {', '.join(listed)}." if listed else ""
 
-# %% ../../notebooks/lib/72_report.ipynb #9c0aeecd
+# %% ../../notebooks/lib/72_report.ipynb #3bc839bd
 def _profile_html(profile: "pd.DataFrame") -> str:
     """The profile of the main table for the page."""
     from nbops import pages
@@ -392,7 +408,7 @@ def _changed_html(changes: "pd.DataFrame") -> str:
     lines = [f"<li>{words[bool(one.breaking)]} {html.escape(one.sentence)}</li>" for one in changes.itertuples()]
     return f"<ul>{''.join(lines)}</ul>" if lines else "<p>The schema is what it was.</p>"
 
-# %% ../../notebooks/lib/72_report.ipynb #3bc839bd
+# %% ../../notebooks/lib/72_report.ipynb #3d8072d8
 def write_page(
     project: Project,
     summary: dict[str, Any],

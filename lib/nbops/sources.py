@@ -498,6 +498,27 @@ def _read_files(connection: "duckdb.DuckDBPyConnection", source: Source, root: s
     )
 
 # %% ../../notebooks/lib/06_sources.ipynb #46ba5eee
+def _without_stand_ins(
+    relation: "duckdb.DuckDBPyRelation", missing_in: dict[str, list[str]]
+) -> "duckdb.DuckDBPyRelation":
+    """A relation in which values that stand for a missing one are missing; numbers are compared as numbers."""
+    if not missing_in:
+        return relation
+    columns = []
+    for name in relation.columns:
+        value, tests = quoted(name), []
+        for word in missing_in.get(name, []):
+            tests.append(f"{value}::VARCHAR = '" + word.replace("'", "''") + "'")
+            try:
+                tests.append(f"TRY_CAST({value}::VARCHAR AS DOUBLE) = {float(word)!r}::DOUBLE")
+            except ValueError:
+                continue  # a word, compared as text above
+        columns.append(
+            f"CASE WHEN NOT coalesce({' OR '.join(tests)}, false) THEN {value} END AS {value}" if tests else value
+        )
+    return relation.project(", ".join(columns))
+
+# %% ../../notebooks/lib/06_sources.ipynb #3e5b5644
 def read_source(
     connection: "duckdb.DuckDBPyConnection",
     source: Source,
@@ -542,12 +563,12 @@ def read_source(
             relation = read_stream(connection, stream, Path(root) / store)
         else:
             relation = _read_files(connection, source, root)
-        _require_columns(source, relation.columns, types or {})
+        _require_columns(source, relation.columns, [*(types or {}), *source.missing_in])
+        return _without_stand_ins(relation, source.missing_in)
     except duckdb.Error as error:
         raise InputError(f"{source.place} cannot be read: {_reason(error)}") from None
-    return relation
 
-# %% ../../notebooks/lib/06_sources.ipynb #9b30db39
+# %% ../../notebooks/lib/06_sources.ipynb #81b71a92
 def source_state(
     source: Source, root: str | Path, digest_of: Callable[[Path], str], *, store: str | Path = "store"
 ) -> Any:
