@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRAME', 'STYLE', 'TASKS', 'whole_page', 'refs_html', 'cell_html', 'table_html', 'facts_html', 'gaps_html',
            'evidence_html', 'trust_html', 'card_html', 'markdown_text', 'refs_markdown', 'table_markdown',
-           'front_matter', 'trust_markdown', 'evidence_markdown', 'card_markdown', 'write_card']
+           'front_matter', 'trust_markdown', 'evidence_markdown', 'card_markdown', 'write_card', 'write_period_card']
 
 # %% ../../notebooks/lib/75_card_pages.ipynb #aef683d9
 import html
@@ -17,7 +17,8 @@ import yaml
 
 from .card_figures import bars_svg, curve_svg
 from .card_parts import Card, Cell, Fact, Figure, Section, Table
-from .evidence import Evidence
+from .config import Project
+from .evidence import Evidence, gather, note_card
 from .sources import write_text
 
 # %% ../../notebooks/lib/75_card_pages.ipynb #4d859042
@@ -534,3 +535,40 @@ def write_card(card: Card, file: str | Path) -> Path:
     if kind == ".json":
         return write_text(card.model_dump_json(indent=1) + "\n", file)
     return write_text(card_markdown(card) if kind == ".md" else card_html(card), file)
+
+# %% ../../notebooks/lib/75_card_pages.ipynb #f3f839b4
+def write_period_card(
+    project: Project, store: str | Path, file: str | Path, *, version: int | None, period: str
+) -> Card | None:
+    """Writes the card of the version that a period brought or that serves in it.
+
+    Parameters
+    ----------
+    project : Project
+    store : str or Path
+    file : str or Path
+        The page.
+    version : int or None
+        None if there is no model yet; the page then says so.
+    period : str
+        Releases of later periods are not looked at.
+
+    Returns
+    -------
+    Card or None
+    """
+    from nbops.cards import card_of
+
+    if version is None:
+        empty = (
+            "<h1>No model yet</h1><p>No version was registered up to this period, so there is nothing to describe.</p>"
+        )
+        write_text(whole_page("No model yet", empty, []), file)
+        return None
+    found = gather(project, store, version, until=period, report=Path(file).parent)
+    if found.version.period == period:
+        note_card(store, found)
+        found = gather(project, store, version, until=period, report=Path(file).parent)
+    card = card_of(found)
+    write_text(card_html(card), file)
+    return card
