@@ -131,10 +131,12 @@ def test_registry_and_ledger_agree(store, project):
         "snapshot",
         "schema",
         "decision",
+        "policy",
         "verdict",
         "version",
         "promotion",
         "report",
+        "start",
         "run",
     }
 

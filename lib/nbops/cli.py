@@ -37,6 +37,7 @@ class Groups(click.Group):
 
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
+    "audit": "nbops.cli_audit",
     **dict.fromkeys(("card", "compliance"), "nbops.cli_card"),
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
@@ -366,14 +367,17 @@ def status(store: str | None, as_json: bool) -> None:
     Example: nbops status
     """
     from nbops.config import PRIMARY, load_project
-    from nbops.periods import finished, next_period, outcomes
+    from nbops.periods import finished, next_period, outcomes, read_env
+    from nbops.registry import champion_now
 
     project = load_project()
     lines = outcomes(project, finished(project, store=store), store=store)
     following = next_period(project, store=store)
     if lines and not as_json:
         click.echo(outcome_table(lines, PRIMARY[project.target.kind]) + "\n")
-    champion = lines[-1]["champion"] if lines else None
+    folder = project.root / read_env(project, store)["store"]
+    serving = champion_now(project, folder) if lines else None  # the newest report does not know of a later rollback
+    champion = serving.version if serving else None
     what = f"next: nbops run --period {following}" if following else "every period with data was run"
     if lines and project.time is None:
         what = "when the data has changed: nbops run"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'Source', 'Time', 'Target', 'Features', 'FeatureStore', 'Validation', 'Schemas', 'Family', 'Training',
-           'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Project', 'find_root',
-           'load_project', 'as_of', 'label_cutoff']
+           'Monitoring', 'Retraining', 'Release', 'Engine', 'Lineage', 'Versions', 'Stream', 'Audit', 'Project',
+           'find_root', 'load_project', 'as_of', 'label_cutoff']
 
 # %% ../../notebooks/lib/02_config.ipynb #ec9efdcb
 import difflib
@@ -70,7 +70,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #a5ac8464
+# %% ../../notebooks/lib/02_config.ipynb #7a0cb595
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -91,7 +91,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #2ba9a3ed
+# %% ../../notebooks/lib/02_config.ipynb #16374585
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -100,7 +100,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #1aecbd70
+# %% ../../notebooks/lib/02_config.ipynb #8f22e4cb
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -118,7 +118,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #50acf58e
+# %% ../../notebooks/lib/02_config.ipynb #86b2b399
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -127,7 +127,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #959fb13b
+# %% ../../notebooks/lib/02_config.ipynb #9aaedf58
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -136,7 +136,7 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #3de8fded
+# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
 class Family(Part):
     """A model family: a known name, or a name and an estimator's import path.
 
@@ -148,7 +148,7 @@ class Family(Part):
     params: dict[str, Any] = {}
     encode: Literal["ordinal", "onehot", "target"] | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #627d291d
+# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
 class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
@@ -185,7 +185,7 @@ class Training(Part):
             raise ValueError(f"family {twice!r} is given twice; give each its own `name` (and `estimator`)")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #ce0741da
+# %% ../../notebooks/lib/02_config.ipynb #638639ce
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -198,7 +198,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
+# %% ../../notebooks/lib/02_config.ipynb #34146cfd
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -206,7 +206,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
+# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
 class _Approval(Part):
     """How many people of a role must approve; 'any' is everybody under `people`."""
 
@@ -245,7 +245,7 @@ class Release(Part):
                 )
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #22f893c2
+# %% ../../notebooks/lib/02_config.ipynb #367556f6
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -258,7 +258,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #c156bd04
+# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -293,7 +293,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #c79e074f
+# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -310,7 +310,18 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #99809971
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
+class Audit(Part):
+    """Who signs the ledger, and whose signatures count.
+
+    With `signing_key`, a reference to an Ed25519 private key, every run ends with a signed checkpoint; where the key is not
+    at hand, there is none, and the run says so. `trusted_keys` are the public keys that `nbops audit verify` believes.
+    """
+
+    signing_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
+    trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #89ebee70
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -341,14 +352,13 @@ class Project(Part):
     stream: Stream | None = None
     lineage: Lineage = Lineage()
     card: Intent = Intent()
+    audit: Audit = Audit()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
-        if name in _PARTS:
-            note_read("project", name)
-        elif name in ("__dict__", "model_dump", "model_dump_json", "model_copy"):
-            for part in _PARTS:
-                note_read("project", part)
+        whole = name in ("__dict__", "model_dump", "model_dump_json", "model_copy")
+        for part in _PARTS if whole else _PARTS & {name}:
+            note_read("project", part)
         return super().__getattribute__(name)
 
     @model_validator(mode="after")
@@ -361,9 +371,9 @@ class Project(Part):
         return self
 
 
-_PARTS = frozenset(Project.model_fields) - {"root"}
+_PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
-# %% ../../notebooks/lib/02_config.ipynb #ac19af9e
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -389,7 +399,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #992321a3
+# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -457,7 +467,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #03455e7d
+# %% ../../notebooks/lib/02_config.ipynb #2358dec9
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -483,7 +493,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

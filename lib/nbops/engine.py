@@ -32,7 +32,7 @@ from .inputs import Digests
 from .ledger import record, report_folder
 from .lineage import Emitter
 from .monitoring import report_before
-from .periods import DEFAULTS, check_period, newest_period, read_env
+from .periods import DEFAULTS, check_period, newest_period, outcomes, read_env
 from .schemas import snapshot_before
 from .secrets import resolve
 from .sources import write_json
@@ -163,7 +163,7 @@ def one_run_at_a_time(store: Path) -> Iterator[None]:
 
 # %% ../../notebooks/lib/80_engine.ipynb #254cbb65
 def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[str, Any]) -> None:
-    """Writes `run.json` and the ledger's record of the run."""
+    """Writes `run.json`: seconds, parameters, and the digest of every product."""
     folder = store / "products" / result.period
     file = folder / "run.json"
     found = (json.loads(one.read_text(encoding="utf-8")) for one in sorted(folder.glob("*/*.inputs.json")))
@@ -177,12 +177,17 @@ def _write_run(project: Project, store: Path, result: PeriodResult, env: dict[st
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(facts, file)
-    record(
-        store,
-        "run",
-        subject=f"{project.name}@{result.period}",
-        payload={"parameters": env, "ran": result.ran, "seconds": round(result.seconds, 3)},
-    )
+
+
+def _sign(project: Project, store: Path, note: Callable[[str], None]) -> None:
+    """A checkpoint of the ledger, if the project has a key; a note where that is not possible."""
+    from nbops.checkpoints import make_checkpoint
+
+    if key := project.audit.signing_key:
+        try:
+            make_checkpoint(store, key=key, root=project.root)
+        except (InputError, RuntimeError) as error:
+            note(f"the run is complete, but the ledger has no new checkpoint: {error}")
 
 # %% ../../notebooks/lib/80_engine.ipynb #152201b5
 def _lineage_key(project: Project) -> str | None:
@@ -191,6 +196,53 @@ def _lineage_key(project: Project) -> str | None:
     return resolve(reference, project.root) if reference else None
 
 # %% ../../notebooks/lib/80_engine.ipynb #860eef09
+class _RunRecord:
+    """Tells the ledger when a run begins and how it ends; nothing if no stage had to run."""
+
+    def __init__(
+        self, project: Project, store: Path, env: dict[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.project, self.store, self.env, self.forward = project, store, env, tell
+        self.began, self.start, self.failed = datetime.now(UTC), 0, list[str]()
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Takes note of an event of the engine, and passes it on."""
+        if event["event"] == "stage" and not self.start:
+            self.start = self._add("start", {"first": event["stage"]})
+        elif event["event"] == "stage_failed":
+            self.failed.append(event["stage"])
+        self.forward(event)
+
+    def end(self, outcome: str, exit_code: int, **facts: Any) -> None:
+        """Adds the record of the run; what an error said is left out, for a ledger forgets nothing."""
+        moments = {"started": self.began.isoformat(timespec="milliseconds"), "ended": _moment()}
+        payload = {
+            "outcome": outcome,
+            "exit_code": exit_code,
+            **moments,
+            "start": self.start or None,
+            "parameters": self.env,
+        }
+        self._add("run", payload | facts)
+
+    def broken(self, error: BaseException) -> None:
+        """The end of a run that did not get through; a ledger that cannot be written does not hide why."""
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, InputError) else 1
+        try:
+            if self.start:
+                self.end("interrupted" if code == 130 else "failed", code, failed=self.failed)
+        except (OSError, RuntimeError) as second:
+            error.add_note(f"and the ledger could not be told: {second}")
+
+    def _add(self, kind: str, payload: dict[str, Any]) -> int:
+        return record(self.store, kind, subject=f"{self.project.name}@{self.env['period']}", payload=payload)
+
+
+def _moment() -> str:
+    """The time in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+# %% ../../notebooks/lib/80_engine.ipynb #05be2b37
 def run_period(
     project: Project,
     period: str,
@@ -228,20 +280,27 @@ def run_period(
     with one_run_at_a_time(folder):
         env = parameters(project, period, store=store)
         say = tell or (lambda event: None)
-        events = Emitter(
-            project, folder, period, api_key=_lineage_key(project), tell=lambda one: say({"period": period, **one})
-        )
-        with events:
-            stages = build(project, env, store=folder, tell=events.tell, selection=selection, note=events.note)
+        heard = _RunRecord(project, folder, env, lambda one: say({"period": period, **one}))
+        try:
+            with Emitter(project, folder, period, api_key=_lineage_key(project), tell=heard.tell) as events:
+                stages = build(project, env, store=folder, tell=events.tell, selection=selection, note=events.note)
+        except BaseException as error:
+            heard.broken(error)
+            raise
         result = PeriodResult(period, stages)
         result.seconds = time.perf_counter() - start
         summary = report_folder(folder, period) / "summary.json"
         result.summary = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
         if result.ran or not (folder / "products" / period / "run.json").is_file():  # the second: it was killed before
             _write_run(project, folder, result, env)
+            refused = any("refused" in one["decision"] for one in outcomes(project, [period], store=store))
+            heard.end(
+                "refused" if refused else "done", 3 if refused else 0, ran=result.ran, seconds=round(result.seconds, 3)
+            )
+            _sign(project, folder, lambda text: heard.tell({"event": "note", "message": text}))
     return result
 
-# %% ../../notebooks/lib/80_engine.ipynb #252ba25e
+# %% ../../notebooks/lib/80_engine.ipynb #bcad1330
 def replay(
     project: Project,
     first: str,
@@ -281,7 +340,7 @@ def replay(
     for period in periods:
         yield run_period(project, period, store=store, tell=tell, selection=selection)
 
-# %% ../../notebooks/lib/80_engine.ipynb #e03528fe
+# %% ../../notebooks/lib/80_engine.ipynb #aab6b9e3
 def why(
     project: Project, period: str | None = None, *, stage: str | None = None, store: str | None = None
 ) -> dict[str, Any]:
@@ -319,7 +378,7 @@ def why(
         found = {name: [asdict(one) for one in reasons(project, stages, name, digests)] for name in names}
     return {"period": period, "stages": found}
 
-# %% ../../notebooks/lib/80_engine.ipynb #aab6b9e3
+# %% ../../notebooks/lib/80_engine.ipynb #71f6ed7f
 def debug(project: Project, stage: str, period: str | None = None, *, store: str | None = None) -> dict[str, str]:
     """Runs a stage of a period up to its failing cell, see `dag.debug_stage`.
 
@@ -337,7 +396,7 @@ def debug(project: Project, stage: str, period: str | None = None, *, store: str
     """
     return debug_stage(project, parameters(project, period or newest_period(project, store=store), store=store), stage)
 
-# %% ../../notebooks/lib/80_engine.ipynb #d8903d16
+# %% ../../notebooks/lib/80_engine.ipynb #70770922
 def page(project: Project, period: str, *, store: str | None = None) -> Path | None:
     """The period's page, one HTML file; None if there is none.
 

@@ -384,9 +384,11 @@ def scan(
     )
     with _reading(store) as connection:
         if connection is not None:
-            for row in connection.execute(query, {text.rpartition(":")[2]: value for text, value in used.items()}):
-                one = dict(zip(_COLUMNS, row, strict=True))
-                yield {**one, "payload": json.loads(one["payload"])}
+            values = {text.rpartition(":")[2]: value for text, value in used.items()}
+            with contextlib.closing(connection.execute(query, values)) as rows:
+                for row in rows:
+                    one = dict(zip(_COLUMNS, row, strict=True))
+                    yield {**one, "payload": json.loads(one["payload"])}
 
 # %% ../../notebooks/lib/04_ledger.ipynb #de71aab5
 def records(store: str | Path, kind: str | None = None, *, subject: str | None = None) -> list[dict[str, Any]]:
@@ -502,9 +504,12 @@ def find_tampering(store: str | Path, *, after: int = 0) -> Tampering | None:
         return Tampering(after, "is missing")
     query = f"SELECT {', '.join(_COLUMNS)} FROM ledger WHERE seq > :after OR seq < 1 ORDER BY seq"
     sha256 = hashlib.sha256
-    with _reading(store) as connection:
+    with _reading(store) as connection, contextlib.ExitStack() as stack:
+        if connection is None:
+            return None
+        rows = stack.enter_context(contextlib.closing(connection.execute(query, {"after": after})))
         try:
-            for row in () if connection is None else connection.execute(query, {"after": after}):
+            for row in rows:
                 number, time, actor, kind, subject, payload, before, own = row
                 seq += 1
                 try:  # `chain_hash` in place: this is the loop that a million records go through

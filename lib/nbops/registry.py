@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from .approvals import Refused, actor, doubt, find_verdict, is_signed_by, note_rules, rules_at, standing
+from .approvals import Refused, doubt, find_verdict, is_signed_by, note_rules, rules_at, standing
 from .base import InputError
+from .checkpoints import verify_since
 from .config import Project
-from .ledger import record, records, verify
+from .ledger import record, records
 from .tracking import fetch_model, load_model, logging_errors, model_digest, open_tracking, trusted_types
 
 # %% ../../notebooks/lib/32_registry.ipynb #c841bf18
@@ -90,11 +91,10 @@ def _registered(client: Any, project: Project, store: str | Path, candidate: dic
             if int(one.version) not in mine and one.tags == tags:
                 return int(one.version)
         about = f"{candidate['family']}, learned from {candidate['rows']:,} rows up to {period}"
-        return int(
-            client.create_model_version(
-                project.name, candidate["model_uri"], run_id=candidate["run_id"], tags=tags, description=about
-            ).version
-        )
+        source, facts = candidate["model_uri"], {"tags": tags, "description": about}
+        known = source.removeprefix("models:/") if source.startswith("models:/m-") else None  # a server asks for it
+        made = client.create_model_version(project.name, source, run_id=candidate["run_id"], model_id=known, **facts)
+        return int(made.version)
 
 # %% ../../notebooks/lib/32_registry.ipynb #054826ee
 def register(project: Project, store: str | Path, candidate: dict[str, Any], *, period: str) -> Version:
@@ -122,7 +122,7 @@ def register(project: Project, store: str | Path, candidate: dict[str, Any], *, 
     with logging_errors(store):
         client.set_registered_model_alias(project.name, "challenger", str(number))
     version = Version(version=number, period=period, **candidate)
-    record(store, "version", subject=f"{project.name}@{period}", payload=version.model_dump(), actor=actor())
+    record(store, "version", subject=f"{project.name}@{period}", payload=version.model_dump())
     return version
 
 # %% ../../notebooks/lib/32_registry.ipynb #f47d837d
@@ -335,10 +335,10 @@ def check_evidence(project: Project, store: str | Path, version: Version, *, rel
     Refused
         If the ledger was changed, or the version is not as it was registered, or was not released by the rules.
     """
-    changed = verify(store)
+    changed = verify_since(store, needed=[1])
     if changed is not None:
-        raise Refused(f"record {changed} of the ledger was changed after it was written, so nothing proves which model may be used. "
-                      f"See nbops audit verify; restore {Path(store) / 'nbops.db'} from a copy.")  # fmt: skip
+        raise Refused(f"the ledger was changed ({changed}), so nothing proves which model may be used. See nbops audit verify; "
+                      "restore the ledger from a copy.")  # fmt: skip
     if find_version(project, store, version.version) != version:
         raise Refused(
             f"version {version.version} is not as it was registered; the ledger says otherwise. Load it by its number."

@@ -18,7 +18,6 @@ from typing import Any
 from nbops.approvals import (
     Refused,
     Standing,
-    actor,
     authors,
     doubt,
     find_verdict,
@@ -30,7 +29,7 @@ from nbops.approvals import (
 )
 from .base import InputError
 from .config import Project
-from .ledger import digest, record, records
+from .ledger import current_actor, digest, record, records
 from nbops.registry import (
     Version,
     challenger_now,
@@ -148,10 +147,8 @@ def mirror(project: Project, store: str | Path, *, touched: list[Version] | None
         If MLflow's server or database cannot be used.
     """
     aliases, tags = _wanted(project, store, versions(project, store) if touched is None else touched)
-    file, own = (
-        Path(store) / "mlflow.db",
-        tracking_uri(store).startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ,
-    )
+    file = Path(store).resolve() / "mlflow.db"
+    own = tracking_uri(store) == f"sqlite:///{file}"
     if own and file.is_file():
         with contextlib.suppress(sqlite3.Error):  # then MLflow's client says what is wrong
             if _mirror_file(file, project.name, aliases, tags):
@@ -182,12 +179,15 @@ def _promoted(project: Project, store: str | Path, version: Version, period: str
     return None
 
 
-def _signing_key(asked: dict[str, Any]) -> str | None:
+def _signing_key(project: Project, asked: dict[str, Any]) -> str | None:
     """Reference to the key that releases are signed with, if the rules ask for it."""
-    key = os.environ.get("NBOPS_SIGNING_KEY")
+    audit = object.__getattribute__(project, "audit")  # past the note that it was read: a key changes no result
+    key = os.environ.get("NBOPS_SIGNING_KEY") or audit.signing_key
     if asked["signer"] and not key:
-        raise InputError("release.signer says that releases are signed, and there is no key. Give a reference to the private key: "
-                         "NBOPS_SIGNING_KEY=file:PATH or env:NAME.")  # fmt: skip
+        raise InputError(
+            "release.signer says that releases are signed, and there is no key. Give a reference to the private key: "
+            "audit.signing_key in project.yaml, or NBOPS_SIGNING_KEY=file:PATH."
+        )
     return key if asked["signer"] else None
 
 # %% ../../notebooks/lib/33_releases.ipynb #712c480b
@@ -196,12 +196,13 @@ def _write_promotion(project: Project, store: str | Path, version: Version, stat
     asked = rules(project)
     said = {"version": version.version, "digest": version.digest, "period": period, "verdict": state.verdict}
     said |= {"approvals": state.given, "rules": digest(asked)}
-    said = signed(project, "promotion", said, key=_signing_key(asked), root=project.root)
+    said = signed(project, "promotion", said, key=_signing_key(project, asked), root=project.root)
     if asked["signer"] and not is_signed_by(project, {"kind": "promotion", "payload": said}, asked["signer"]):
         raise InputError(
-            "NBOPS_SIGNING_KEY is not the private key of release.signer in project.yaml; nothing was released. Give the right key."
+            "the key given (NBOPS_SIGNING_KEY, audit.signing_key) is not the private key of release.signer; "
+            "nothing was released. Give the right key."
         )
-    record(store, "promotion", subject=f"{project.name}@{period}", payload=said, actor=actor())
+    record(store, "promotion", subject=f"{project.name}@{period}", payload=said)
 
 # %% ../../notebooks/lib/33_releases.ipynb #c3429742
 def settle(project: Project, store: str | Path, version: Version, *, period: str) -> tuple[bool, Standing, str]:
@@ -277,7 +278,7 @@ def release_line(
 # %% ../../notebooks/lib/33_releases.ipynb #7552c908
 def _person(project: Project, person: str | None, key: str | None) -> str:
     """Who speaks; somebody else's name needs that person's key."""
-    asked, name = rules(project), person or actor()
+    asked, name = rules(project), person or current_actor()
     people = asked["people"]
     if people and name not in people:
         raise Refused(f"{name} is not among the people of project.yaml (release.people); allowed: {', '.join(people)}. "
@@ -286,9 +287,10 @@ def _person(project: Project, person: str | None, key: str | None) -> str:
         if not key:
             raise InputError(f"{name} has a key in project.yaml, so what {name} says must be signed. Give the private key: --key file:PATH "
                              "or env:NAME (or a reference in NBOPS_KEY).")  # fmt: skip
-    elif name != actor():
+    elif name != current_actor():
         raise Refused(
-            f"you are {actor()}, and {name} has no key in project.yaml that could prove more. Let {name} do it, or give {name} a key."
+            f"you are {current_actor()}, and {name} has no key in project.yaml that could prove more. "
+            f"Let {name} do it, or give {name} a key."
         )
     return name
 
@@ -300,14 +302,14 @@ def _say(
     about = {"version": version.version, "digest": version.digest, **said}
     has_key = rules(project)["people"].get(said["person"], {}).get("key")
     payload = signed(project, kind, about, key=key if has_key else None, root=project.root)
-    wrong = doubt(project, rules(project), {"kind": kind, "actor": actor(), "payload": payload})
+    wrong = doubt(project, rules(project), {"kind": kind, "actor": current_actor(), "payload": payload})
     if wrong:
         raise Refused(
             f"{wrong}: the key given does not belong to the public key in project.yaml. Nothing was recorded."
         )
     if kind == "rollback" or payload not in [one["payload"] for one in records(store, kind)]:
         subject = f"{project.name}@{said.get('period', version.period)}"
-        record(store, kind, subject=subject, payload=payload, actor=actor())
+        record(store, kind, subject=subject, payload=payload)
 
 # %% ../../notebooks/lib/33_releases.ipynb #b950a541
 def approve(
