@@ -17,7 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from nbops import cli, contracts, engine, features, snapshots, sources, training
+from nbops import cli, comparison, contracts, engine, features, snapshots, sources
 from nbops.base import InputError
 from nbops.config import load_project
 from small_project import change, environment, make_project, make_table, write_yaml
@@ -180,7 +180,7 @@ def test_a_target_with_one_class_cannot_be_learned(tmp_path):
     with pytest.raises(
         InputError, match="'outcome' has the same value in all .* rows to learn from .* at least two different"
     ):
-        training.compare_families(project, table, metric=lambda *_: 0.0, seed=1)
+        comparison.compare_families(project, table, seed=1)
 
 
 @pytest.mark.parametrize(("column", "message"), [("outcom", 'did you mean "outcome"'), ("outcome", "never is 'yes'")])

@@ -137,4 +137,4 @@ def test_run_all_runs_on_the_last_inputs_and_writes_nothing_into_the_notebook(pr
         "rows.parquet",
         "30_features.inputs.json",
     }
-    assert "0 of 11 stages ran" in command(project, "run", "--period", "2024-01").stdout
+    assert "0 of 12 stages ran" in command(project, "run", "--period", "2024-01").stdout

@@ -4,6 +4,7 @@ import importlib
 import json
 import multiprocessing
 import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -56,8 +57,8 @@ def schema_of(kind, inside=()):
         return {"type": "array", "items": schema_of(inner[0], inside)}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(inner[1], inside)}
-    if inner:
-        return {"anyOf": [schema_of(one, inside) for one in inner]}
+    if inner:  # what may be left out is left out, not null
+        return {"anyOf": [schema_of(one, inside) for one in inner if one is not type(None)]}
     if not attr.has(kind) or kind in inside:  # the second: a field of a field of a field
         return {}
     hints = typing.get_type_hints(kind)
@@ -83,6 +84,20 @@ def schema_of(kind, inside=()):
 
 
 CLASSES = facet_classes()
+KEYS = {
+    "ColumnLineageDatasetFacet": "columnLineage",
+    "DataQualityAssertionsDatasetFacet": "dataQualityAssertions",
+    "DataQualityMetricsInputDatasetFacet": "dataQualityMetrics",
+    "DatasetVersionDatasetFacet": "version",
+    "DatasourceDatasetFacet": "dataSource",
+    "ErrorMessageRunFacet": "errorMessage",
+    "JobTypeJobFacet": "jobType",
+    "NominalTimeRunFacet": "nominalTime",
+    "OutputStatisticsOutputDatasetFacet": "outputStatistics",
+    "ParentRunFacet": "parent",
+    "ProcessingEngineRunFacet": "processing_engine",
+    "SchemaDatasetFacet": "schema",
+}
 FACET = {"type": "object", "required": ["_producer", "_schemaURL"],
          "properties": {"_producer": {"type": "string", "format": "uri"}, "_schemaURL": {"type": "string", "format": "uri"}}}  # fmt: skip
 
@@ -98,20 +113,24 @@ def check_event(event):
         for name, facet in found.items():
             check(facet, FACET)
             kind = CLASSES[facet["_schemaURL"]]
+            assert name.startswith("nbops_") or KEYS[kind.__name__] == name
             if not name.startswith("nbops_"):
                 inner = schema_of(kind)
                 inner["properties"] |= FACET["properties"]
                 check(facet, inner)
 
     assert {*event} == {"eventType", "eventTime", "producer", "schemaURL", "run", "job", "inputs", "outputs"}
-    assert event["eventType"] in ("START", "COMPLETE", "FAIL", "ABORT") and event["schemaURL"] in CLASSES
+    assert event["eventType"] in ("START", "COMPLETE", "FAIL", "ABORT") and re.fullmatch(
+        r"https://openlineage.io/spec/2-[0-9]+-[0-9]+/OpenLineage.json#/\$defs/RunEvent", event["schemaURL"]
+    )
+    assert isinstance(event["inputs"], list) and isinstance(event["outputs"], list)
     check(event["eventTime"], {"type": "string", "format": "date-time"})
     check(event["producer"], {"type": "string", "format": "uri"})
     assert str(uuid.UUID(event["run"]["runId"])) == event["run"]["runId"]
     facets(event["run"]["facets"])
     facets(event["job"]["facets"])
     for one in [event["job"], *event["inputs"], *event["outputs"]]:
-        assert one["namespace"] and one["name"] and isinstance(one["name"], str)
+        assert one["namespace"] and one["name"] and isinstance(one["namespace"], str) and isinstance(one["name"], str)
     for side, extra in (("inputs", "inputFacets"), ("outputs", "outputFacets")):
         for one in event[side]:
             assert {*one} <= {"namespace", "name", "facets", extra}
@@ -159,6 +178,11 @@ def test_a_checker_that_finds_what_is_wrong(shop, tmp_path):
             or one["job"]["facets"]["jobType"].pop("integration")
         ),
         lambda one: one["job"]["facets"]["jobType"].update(invented=1),
+        lambda one: one["job"].update(namespace=7),
+        lambda one: one.update(inputs={}),
+        lambda one: one.update(schemaURL=one["job"]["facets"]["jobType"]["_schemaURL"]),
+        lambda one: one["outputs"][0]["outputFacets"]["outputStatistics"].update(rowCount=None),
+        lambda one: one["run"]["facets"].update(foo=one["run"]["facets"]["nominalTime"]),
     ):
         wrong = json.loads(json.dumps(event))
         wrong["outputs"][0]["facets"].setdefault("version", dict(wrong["job"]["facets"]["jobType"]))
@@ -222,6 +246,25 @@ def test_secrets_of_a_source_stay_out(shop, path):
     source = shop.sources["things"].model_copy(update={"path": path})
     found = lineage._sources(shop.model_copy(update={"sources": {"things": source}}), {})
     assert "hunter2" not in json.dumps(found) and "ada" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"path": "s3://my-bucket/my data/größe [0-9]*.csv"},
+        {"path": "https://[::1]:8080/a b%20c.csv"},
+        {"url": "postgresql+psycopg://db:5432/shop", "table": "größe €"},
+        {"url": "sqlite:///my data/x.db", "table": "t"},
+        {"url": "env:SHOP", "table": "my table"},
+    ],
+)
+def test_the_address_of_a_source_is_a_uri(shop, tmp_path, given):
+    sources = {"things": shop.sources["things"].model_copy(update={"path": None, "url": None, **given})}
+    [found] = lineage._sources(shop.model_copy(update={"sources": sources}), {})
+    send(shop, tmp_path, "START", "COMPLETE")
+    event = list(lineage.read_events(tmp_path))[2]
+    check_event(event | {"inputs": [found]})
+    assert " " not in found["facets"]["dataSource"]["uri"] and "%2520" not in found["facets"]["dataSource"]["uri"]
 
 
 # --- The endpoint: a real server on loopback ------------------------------------------------------------------------------
@@ -467,10 +510,9 @@ def test_every_stage_says_start_and_complete(ran):
     assert {one["field"] for one in facet["usual"]["inputFields"]} == {"größe", "place"} and "outcome" == facet[
         "_label"
     ]["inputFields"][0]["field"]
-    checked = next(
-        one for one in events if one["job"]["name"] == "small.20_validate" and one["eventType"] == "COMPLETE"
-    )["inputs"][0]
-    metrics = checked["inputFacets"]["dataQualityMetrics"]
+    done = {one["job"]["name"]: one for one in reversed(events) if one["eventType"] == "COMPLETE"}  # of the first run
+    checked, profiled = (done[f"small.{name}"]["inputs"][0]["inputFacets"] for name in ("20_validate", "25_profile"))
+    metrics = profiled["dataQualityMetrics"]
     pieces = [
         pd.read_parquet(folder / "store" / one["file"])
         for one in json.loads((folder / "store/products/2024-01/10_ingest/snapshot.json").read_text())["tables"][
@@ -482,14 +524,14 @@ def test_every_stage_says_start_and_complete(ran):
     weight = rows["weight kg"]
     found = metrics["columnMetrics"]["weight kg"]
     assert (found["nullCount"], found["min"], found["max"]) == (weight.isna().sum(), weight.min(), weight.max())
-    assert all(one["success"] for one in checked["inputFacets"]["dataQualityAssertions"]["assertions"])
+    assert all(one["success"] for one in checked["dataQualityAssertions"]["assertions"])
 
 
 @slow
 def test_a_run_with_nothing_to_do_adds_no_event(ran):
     folder, _ = ran
     before = lineage.events_file(folder / "store").read_bytes()
-    assert "0 of 11 stages ran" in command(folder, "run", "--period", "2024-02").stdout
+    assert "0 of 12 stages ran" in command(folder, "run", "--period", "2024-02").stdout
     assert lineage.events_file(folder / "store").read_bytes() == before
 
 

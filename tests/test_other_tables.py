@@ -1,6 +1,5 @@
 """The same stages on other tables: other targets, periods, names and sizes, and data that is hard to learn from."""
 
-import functools
 import json
 import resource
 import time
@@ -13,6 +12,8 @@ import yaml
 from threadpoolctl import threadpool_limits
 
 from nbops import (
+    calibration,
+    comparison,
     contracts,
     evaluation,
     features,
@@ -56,13 +57,13 @@ def classes(tmp_path_factory):
     folder = make_project(tmp_path_factory.mktemp("classes") / "project")
     done = command(folder, "run")
     assert done.returncode == 0, done.stderr
-    assert "11 of 11 stages ran" in done.stdout.splitlines()[-1]
+    assert "12 of 12 stages ran" in done.stdout.splitlines()[-1]
     return folder
 
 
 def test_every_stage_is_a_notebook_with_a_figure(classes):
     assert [path.parent.name for path in notebooks(classes, ALL)] == [path.stem for path in notebooks(classes, ALL)]
-    assert len(notebooks(classes, ALL)) == 11 and all(figures(path) for path in notebooks(classes, ALL))
+    assert len(notebooks(classes, ALL)) == 12 and all(figures(path) for path in notebooks(classes, ALL))
 
 
 def test_a_champion_is_released_with_evidence(classes):
@@ -86,8 +87,8 @@ def test_a_champion_is_released_with_evidence(classes):
 
 def test_a_second_run_has_nothing_to_do(classes):
     again = json.loads(command(classes, "run", "--json").stdout)  # a project without time has one period, always next
-    assert set(again["stages"].values()) == {None} and len(again["stages"]) == 11
-    assert again["summary"].startswith("all: ") and "0 of 11 stages ran" in again["summary"]
+    assert set(again["stages"].values()) == {None} and len(again["stages"]) == 12
+    assert again["summary"].startswith("all: ") and "0 of 12 stages ran" in again["summary"]
     assert command(classes, "status").stdout.strip().endswith("when the data has changed: nbops run")
 
 
@@ -124,7 +125,7 @@ def test_the_first_month_by_ploomber_alone_and_the_second_watched_judged_and_ref
     assert done.returncode == 3, done.stderr
     (line,) = json.loads(done.stdout)["periods"]
     assert (line["period"], line["decision"], line["champion"]) == ("2024-02", "retrain → refused", 1)
-    assert len(notebooks(folder, "2024-02")) == 11 and all(map(figures, notebooks(folder, "2024-02")))
+    assert len(notebooks(folder, "2024-02")) == 12 and all(map(figures, notebooks(folder, "2024-02")))
     report = folder / "store/products/2024-02/95_report"
     assert json.loads((report / "summary.json").read_text())["health"]["status"] == "act"
     assert list(pd.read_parquet(report / "versions.parquet")["status"]) == ["rejected", "champion"]
@@ -169,10 +170,10 @@ def lifetime(folder, period=ALL, *, store="store", seed=1):
     sources.write_table(table[table["_label"].notna()], store / "training.parquet")
     known = pd.read_parquet(store / "training.parquet")
     learn, held = training.split_newest(project, known, seed=seed)
-    score = functools.partial(evaluation.primary_metric, kind)
     with threadpool_limits(1):  # sums in another order give another digest
-        best = training.compare_families(project, learn, metric=score, seed=seed)[0]["family"].iloc[0]
-        model = training.fit_model(project, best, learn, seed=seed)
+        compared = comparison.compare_families(project, learn, seed=seed)
+        fixed = calibration.choose_calibration(project, compared.judged.get(compared.best, pd.DataFrame()), seed=seed)
+        model = calibration.calibrate_model(training.fit_model(project, compared.best, learn, seed=seed), fixed)
     model = tracking.load_model(tracking.save_model(model, store / "model.skops"))
     scores = training.predict_scores(kind, model, held)
     numeric, categorical = features.feature_columns(project, known)

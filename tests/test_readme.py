@@ -121,6 +121,6 @@ def test_own_data_as_the_readme_says(tmp_path):
     run = f"{lines[1]} && nbops run && nbops status"
     done = subprocess.run(["bash", "-c", run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2024-01: The first model is released: version 1. 11 of 11 stages ran")
+    assert done.stdout.startswith("2024-01: The first model is released: version 1. 12 of 12 stages ran")
     assert done.stdout.strip().endswith("1 period run, champion v1; next: nbops run --period 2024-02")
     assert (folder / "store/products/2024-01/95_report/index.html").is_file()

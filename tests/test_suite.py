@@ -14,7 +14,6 @@ import yaml
 from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
-from small_project import change, command, environment, make_project
 
 from nbops import evaluation, intervals, onnx_models, suite
 from nbops.base import InputError
@@ -24,9 +23,10 @@ from nbops.gates import Behaviour, Budget, Slices
 from nbops.properties import consistency_checks
 from nbops.slices import slice_checks
 from nbops.training import fit_model, predict_scores
+from small_project import change, command, environment, make_project
 
 KINDS = ["binary", "multiclass", "regression"]
-TOWN = "it's a \"town\" ö"
+TOWN = 'it\'s a "town" ö'
 
 
 def make(kind="binary", **more):
@@ -122,12 +122,16 @@ def test_non_inferiority_within_a_margin(binary):
 def test_a_model_that_ignores_a_column_or_follows_the_wrong_one(binary):
     model, learned, held = binary
     blind = fit_model(make(), "linear", learned.assign(**{"größe (cm)": 0.0}), seed=0)
-    wanted = make(behaviour=Behaviour(increasing=[{"column": "größe (cm)"}], invariant=[{"column": TOWN, "tolerance": 0.1}]))
+    wanted = make(
+        behaviour=Behaviour(increasing=[{"column": "größe (cm)"}], invariant=[{"column": TOWN, "tolerance": 0.1}])
+    )
     assert failed(judged(wanted, model, held)[1]) == set()
     verdict, found = judged(wanted, blind, held)
     assert failed(found) == {"responds: größe (cm)"}
     assert "ignores" in next(one.detail for one in verdict.checks if one.status == "fail")
-    wrong = make(behaviour=Behaviour(decreasing=[{"column": "größe (cm)", "by": 1.0}], invariant=[{"column": "größe (cm)"}]))
+    wrong = make(
+        behaviour=Behaviour(decreasing=[{"column": "größe (cm)", "by": 1.0}], invariant=[{"column": "größe (cm)"}])
+    )
     expected = {"decreasing: größe (cm)", "responds: größe (cm)", "invariant: größe (cm)"}
     assert failed(judged(wrong, model, held)[1]) == expected
 
@@ -186,7 +190,9 @@ def test_too_slow_and_too_large(binary):
 def test_too_slow_for_single_rows(binary):
     model, _, held = binary
     for limit, status in [(0.01, "fail"), (5000, "pass")]:
-        assert judged(make(budget=Budget(p99_ms_per_row=limit)), model, held, areas=("budget",))[1] == {"p99_ms_per_row": status}
+        assert judged(make(budget=Budget(p99_ms_per_row=limit)), model, held, areas=("budget",))[1] == {
+            "p99_ms_per_row": status
+        }
 
 
 def test_a_bad_slice_is_named(binary):
@@ -376,7 +382,9 @@ def test_onnx_that_differs_fails_and_none_abstains_by_name(binary, monkeypatch):
 
 
 def test_settings_name_the_nearest_key(tmp_path):
-    folder = make_project(tmp_path / "p", kind="binary", behaviour={"increasing": [{"column": "größe", "tolerence": 1}]})
+    folder = make_project(
+        tmp_path / "p", kind="binary", behaviour={"increasing": [{"column": "größe", "tolerence": 1}]}
+    )
     with pytest.raises(InputError, match=r"behaviour.increasing.0.tolerence.*did you mean \"tolerance\""):
         load_project(folder)
     change(folder / "project.yaml", behaviour={"rising": []})
@@ -391,13 +399,25 @@ def test_a_declared_column_must_exist(binary):
 
 
 def test_a_check_of_the_first_format_can_be_read():
-    old = {"name": "floor", "value": 0.7, "limit": 0.6, "low": None, "high": None, "champion": None, "status": "pass", "detail": ""}
+    old = {
+        "name": "floor",
+        "value": 0.7,
+        "limit": 0.6,
+        "low": None,
+        "high": None,
+        "champion": None,
+        "status": "pass",
+        "detail": "",
+    }
     verdict = Verdict.model_validate({"format": 1, "period": "2013-02", "digest": "ab", "rows": 9, "checks": [old]})
     assert verdict.passed and check_table(verdict)["area"].tolist() == ["performance"]
 
 
 def test_junit_escapes_what_xml_has_no_place_for():
-    checks = [Check(name="slice", slice='a <b> & "c" \x00 ö', status="fail", detail="x \x1b < y"), Check(name="n", status="abstain", detail="few")]
+    checks = [
+        Check(name="slice", slice='a <b> & "c" \x00 ö', status="fail", detail="x \x1b < y"),
+        Check(name="n", status="abstain", detail="few"),
+    ]
     text = suite.junit(Verdict(period="all", digest="ab", rows=1, checks=checks), "m & m")
     case, other = ElementTree.fromstring(text).iter("testcase")
     assert case.get("classname") == "performance" and case.find("failure").get("message") == "x ? < y"
@@ -424,10 +444,27 @@ def test_the_three_ways_say_the_same(tmp_path):
     told = json.loads(asked.stdout)
     assert told["checks"] == stage["checks"] and told["digest"] == stage["digest"]  # the same rows, seed and answers
     report = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
-    assert int(report.get("tests")) == len(stage["checks"]) and {one.get("classname") for one in report} >= {"data", "consistency"}
-    assert command(folder, "test", "7").returncode == 2 and command(folder, "test", "1", "--data", "no.csv").returncode == 2
+    assert int(report.get("tests")) == len(stage["checks"]) and {one.get("classname") for one in report} >= {
+        "data",
+        "consistency",
+    }
+    assert (
+        command(folder, "test", "7").returncode == 2
+        and command(folder, "test", "1", "--data", "no.csv").returncode == 2
+    )
 
-    plug = [sys.executable, "-m", "pytest", "-q", "-p", "nbops.pytest_plugin", "-p", "no:cacheprovider", "--junit-xml", "j.xml"]
+    plug = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "nbops.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        "--junit-xml",
+        "j.xml",
+    ]
     done = subprocess.run([*plug, "--nbops-model", "1"], cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     cases = list(ElementTree.parse(folder / "j.xml").getroot().iter("testcase"))
@@ -437,6 +474,12 @@ def test_the_three_ways_say_the_same(tmp_path):
     change(folder / "project.yaml", gates={"min_metric": 0.999})
     refused = command(folder, "test", "champion")
     assert refused.returncode == 3 and "fail" in refused.stdout.splitlines()[-1]
-    done = subprocess.run([*plug, "--nbops-model", "champion", "-k", "floor"], cwd=folder, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [*plug, "--nbops-model", "champion", "-k", "floor"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "1 failed" in done.stdout and "Traceback" not in done.stdout, done.stdout
     assert yaml.safe_load((folder / "project.yaml").read_text())["gates"] == {"min_metric": 0.999}

@@ -35,7 +35,9 @@ def check_board(table: pd.DataFrame) -> go.Figure:
     areas, failed = list(dict.fromkeys(table["area"])), table[table["status"] == "fail"]
     passed = int((table["status"] == "pass").sum())
     named = dict.fromkeys(_short(line.slice or line.check, 30) for line in failed.itertuples())
-    title = f"{passed} of {len(table)} checks passed" + (f"; failed: {', '.join(list(named)[:2])}" if named else ", none failed")
+    title = f"{passed} of {len(table)} checks passed" + (
+        f"; failed: {', '.join(list(named)[:2])}" if named else ", none failed"
+    )
     title += f" and {len(named) - 2} more" if len(named) > 2 else ""
     figure = _figure(title, height=150 + 34 * len(areas), x="Share of the area's checks")
     total = table.groupby("area").size()

@@ -36,11 +36,12 @@ class Groups(click.Group):
 
 
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
-    **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
     "audit": "nbops.cli_audit",
+    **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
     **dict.fromkeys(("card", "compliance"), "nbops.cli_card"),
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
+    "explain": "nbops.cli_explain",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
     "stream": "nbops.cli_stream",
@@ -469,7 +470,7 @@ def engine(action: str, everywhere: bool, as_json: bool) -> None:
 
 # %% ../../notebooks/lib/86_cli.ipynb #ae83a48b
 @main.command()
-@click.argument("what", type=click.Choice(["engine", "features", "streams"]))
+@click.argument("what", type=click.Choice(["engine", "features", "ledger", "streams"]))
 @click.option("--period", metavar="PERIOD", help="The period to run (default: the first with data).")
 @click.option("--stage", default="80_evaluate", show_default=True, help="The stage to edit.")
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Measurements of each quantity.")
@@ -491,6 +492,10 @@ def bench(what: str, period: str | None, stage: str, repeats: int, as_json: bool
         from nbops.streambench import bench_streams
 
         found = bench_streams(repeats=repeats)
+    elif what == "ledger":
+        from nbops.ledgerbench import bench_ledger
+
+        found = bench_ledger(repeats=repeats)
     elif what == "features":
         from nbops.bench_features import bench_features
 

@@ -40,13 +40,21 @@ def _digest(one: dict[str, Any]) -> str:
     return found if isinstance(found, str) else ""
 
 
+_ROW = "{:>7}  {:<19}  {:<16}  {:<12}  {:<24}  {:<12}  {}"
+_HEAD = _ROW.format("number", "time (UTC)", "actor", "kind", "subject", "digest", "facts")
+
+
 def _line(one: dict[str, Any]) -> str:
-    """A record in one line: its fields, and as much of the payload as fits."""
-    rest = {key: value for key, value in one["payload"].items() if key != "digest"}
-    text = json.dumps(rest, ensure_ascii=False)[1:-1]
+    """A record in one line: its fields, and as many plain facts of the payload as fit."""
+    hidden = ("digest", "format", "period", "started", "ended", "start")
+    shown = {key: str(value) for key, value in one["payload"].items() if isinstance(value, str | int | float)}
+    facts = [f"{key} {value[:12] if len(value) == 64 else value}" for key, value in shown.items() if key not in hidden]
+    text = ", ".join(facts).replace("\n", " ")
     text = text if len(text) <= 60 else text[:59] + "…"
-    time = one["time"][:19].replace("T", " ")
-    return f"{one['seq']:>6}  {time}  {one['actor'][:16]:<16}  {one['kind']:<12}  {one['subject']:<22}  {_digest(one)[:12]:<12}  {text}"
+    time = str(one["time"])[:19].replace("T", " ")
+    return _ROW.format(
+        one["seq"], time, str(one["actor"])[:16], one["kind"], one["subject"], _digest(one)[:12], text
+    ).rstrip()
 
 # %% ../../notebooks/lib/87_cli_audit.ipynb #f41acde5
 @audit.command()
@@ -146,8 +154,8 @@ def list_records(last: int, store: str | None, as_json: bool, **chosen: Any) -> 
     _, folder = _project(store)
     found = list(islice(_chosen(folder, **chosen, newest=True), last + 1))
     more, found = len(found) > last, found[:last][::-1]
-    for one in [] if as_json else found:
-        click.echo(_line(one))
+    for text in [] if as_json or not found else [_HEAD, *map(_line, found)]:
+        click.echo(text)
     what = f"{_count(len(found), 'record')}" + (", and older ones: --last shows more" if more else "")
     _finish({"records": found, "more": more, "summary": what if found else "no such record"}, as_json)
 
@@ -217,7 +225,7 @@ def keygen(file: str, store: str | None, as_json: bool) -> None:
     from nbops.signing import make_key
 
     _, folder = _project(store)
-    public = make_key(file, outside=folder)
+    public, file = make_key(file, outside=folder), str(Path(file).expanduser().resolve())
     if not as_json:
         click.echo(public)
     settings = f"audit: {{signing_key: 'file:{file}', trusted_keys: ['{public}']}}"

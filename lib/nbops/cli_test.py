@@ -59,7 +59,9 @@ def _show(verdict: "Verdict", everything: bool) -> None:
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--period", metavar="PERIOD", help="Whose held-out rows to use (default: the model's own period).")
-@click.option("--data", metavar="FILE", help="Rows of features to use instead: CSV or Parquet, with the target's column.")
+@click.option(
+    "--data", metavar="FILE", help="Rows of features to use instead: CSV or Parquet, with the target's column."
+)
 @click.option("--area", "areas", metavar="AREA", multiple=True, help="Ask only this area; may be repeated.")
 @click.option("--junit", "report", metavar="FILE", help="Also write the result as JUnit XML.")
 @click.option("--all", "everything", is_flag=True, help="List slices that pass, too.")

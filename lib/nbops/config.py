@@ -70,7 +70,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #7a0cb595
+# %% ../../notebooks/lib/02_config.ipynb #a5ac8464
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -91,7 +91,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #16374585
+# %% ../../notebooks/lib/02_config.ipynb #2ba9a3ed
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -100,7 +100,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #8f22e4cb
+# %% ../../notebooks/lib/02_config.ipynb #1aecbd70
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -118,7 +118,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #86b2b399
+# %% ../../notebooks/lib/02_config.ipynb #50acf58e
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -127,7 +127,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #9aaedf58
+# %% ../../notebooks/lib/02_config.ipynb #959fb13b
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -136,7 +136,7 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
+# %% ../../notebooks/lib/02_config.ipynb #3de8fded
 class Family(Part):
     """A model family: a known name, or a name and an estimator's import path.
 
@@ -148,7 +148,7 @@ class Family(Part):
     params: dict[str, Any] = {}
     encode: Literal["ordinal", "onehot", "target"] | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
+# %% ../../notebooks/lib/02_config.ipynb #627d291d
 class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
@@ -185,7 +185,7 @@ class Training(Part):
             raise ValueError(f"family {twice!r} is given twice; give each its own `name` (and `estimator`)")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #638639ce
+# %% ../../notebooks/lib/02_config.ipynb #ce0741da
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -198,7 +198,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #34146cfd
+# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -206,7 +206,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
+# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
 class _Approval(Part):
     """How many people of a role must approve; 'any' is everybody under `people`."""
 
@@ -245,7 +245,7 @@ class Release(Part):
                 )
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #367556f6
+# %% ../../notebooks/lib/02_config.ipynb #22f893c2
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -258,7 +258,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
+# %% ../../notebooks/lib/02_config.ipynb #c156bd04
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -271,7 +271,7 @@ class Lineage(Part):
     namespace: str | None = Field(None, min_length=1)
     timeout_seconds: float = Field(5, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #84b55768
+# %% ../../notebooks/lib/02_config.ipynb #90e297d2
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote (see `remotes`).
 
@@ -293,7 +293,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
+# %% ../../notebooks/lib/02_config.ipynb #c79e074f
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -310,7 +310,7 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #2c18013b
+# %% ../../notebooks/lib/02_config.ipynb #177829cf
 class Audit(Part):
     """Who signs the ledger, and whose signatures count.
 
@@ -321,7 +321,7 @@ class Audit(Part):
     signing_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
     trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #89ebee70
+# %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 class Project(Part):
     """A whole `project.yaml`. `root` is the folder that holds it."""
 
@@ -373,7 +373,7 @@ class Project(Part):
 
 _PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
-# %% ../../notebooks/lib/02_config.ipynb #88b56572
+# %% ../../notebooks/lib/02_config.ipynb #9101a43e
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -399,7 +399,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #e0ca4b24
+# %% ../../notebooks/lib/02_config.ipynb #aea9d528
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -467,7 +467,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #2358dec9
+# %% ../../notebooks/lib/02_config.ipynb #454e512c
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -493,7 +493,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
+# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -70,7 +70,7 @@ def open_database(source: Source, root: str | Path) -> "sqlalchemy.Engine":
 def _first(error: BaseException) -> str:
     """The first line of a driver's message, without anything that looks like a URL."""
     line = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"[\\w+]+://\\S+", "…", line)[:300].rstrip(".")
+    return re.sub(r"[\w+]+://\S+", "…", line)[:300].rstrip(".")
 
 # %% ../../notebooks/lib/05_databases.ipynb #c5c761a4
 def _query(source: Source, engine: "sqlalchemy.Engine") -> "sqlalchemy.Executable":

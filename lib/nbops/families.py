@@ -182,15 +182,16 @@ def _numbers(found: type) -> Any:
     return pipeline.make_pipeline(fill, preprocessing.StandardScaler())
 
 
-def _words(encode: str, kind: str, seed: int) -> Any:
+def _words(encode: str, kind: str, seed: int, rows: int) -> Any:
     """How categories are prepared."""
-    from sklearn import preprocessing
+    from sklearn import model_selection, preprocessing
 
     if encode == "onehot":
         return preprocessing.OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=50, sparse_output=True)
     if encode == "target":
         sort = {"regression": "continuous"}.get(kind, kind)
-        return preprocessing.TargetEncoder(target_type=sort, random_state=seed)
+        parts = model_selection.KFold(max(2, min(5, rows // 2)), shuffle=True, random_state=seed)
+        return preprocessing.TargetEncoder(target_type=sort, cv=parts)
     return preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, max_categories=250)
 
 # %% ../../notebooks/lib/23_families.ipynb #0113a2c4
@@ -274,7 +275,7 @@ def make_model(
     encode = encode or ("ordinal" if found.__module__.startswith((*NATIVE, *TREES)) else "onehot")
     dense = encode != "onehot" or found.__module__.startswith("sklearn.linear_model")
     prepare = compose.ColumnTransformer(
-        [("numeric", _numbers(found), numeric), ("categorical", _words(encode, kind, seed), categorical)],
+        [("numeric", _numbers(found), numeric), ("categorical", _words(encode, kind, seed, rows), categorical)],
         sparse_threshold=0.3 if dense else 0,
     )
     return pipeline.Pipeline([("prepare", prepare), ("model", _estimator(kind, family, found, rows, seed, params))])

@@ -98,7 +98,8 @@ def feature_columns(project: Project, table: "pd.DataFrame") -> tuple[list[str],
     """
     from pandas.api import types
 
-    listed = [*(project.features.numeric or []), *(project.features.categorical or []), *project.features.exclude]
+    excluded = [name for name in project.features.exclude if name in table.columns]  # a finished table has them no more
+    listed = [*(project.features.numeric or []), *(project.features.categorical or []), *excluded]
     candidates = [name for name in table.columns if not str(name).startswith("_") and name != project.target.column]
     for name in listed:
         if name not in candidates:
@@ -255,6 +256,31 @@ def _beside(
     return rows.assign(**{name: table[name] for name in wanted if name in table.columns})
 
 # %% ../../notebooks/lib/16_features.ipynb #050833ad
+def _main_table(project: Project, connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
+    """The main table without its key, as features."""
+    table = _identified(project, connection)
+    time = project.sources[project.table].time
+    return table.drop(columns=[name for name in [*project.key, time] if name and name != project.target.column])
+
+
+def _identified(project: Project, connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
+    """The main table with `_id`: the key's values, or a digest of the row (and which one of equal rows) without a key."""
+    import pandas as pd
+
+    table = connection.table(project.table).df()
+    absent = [name for name in project.key if name not in table.columns]
+    if absent:
+        raise InputError(
+            f"key column {absent[0]!r} is not in {project.table}{nearest(absent[0], list(table.columns))}; "
+            f"it has {', '.join(table.columns)}. Correct `key` in project.yaml."
+        )
+    if project.key:
+        return table.assign(_id=table[project.key].astype(str).agg("|".join, axis=1))
+    digests = pd.util.hash_pandas_object(table[sorted(table.columns)], index=False).map("{:016x}".format)
+    again = digests.groupby(digests).cumcount()
+    return table.assign(_id=digests.where(again == 0, digests + "-" + again.astype(str)))
+
+# %% ../../notebooks/lib/16_features.ipynb #b2ef55bd
 def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, period: str) -> "pd.DataFrame":
     """The feature table as known at the end of a period, sorted by time and identity.
 
@@ -293,42 +319,23 @@ def build_features(project: Project, connection: duckdb.DuckDBPyConnection, *, p
         raise InputError(
             f"key {project.key} is not unique: {twice!r} stands {int((table['_id'] == twice).sum())} times. Correct `key` in project.yaml."
         )
+    for name in project.features.exclude:
+        if name not in table.columns:
+            raise InputError(
+                f"features.exclude: column {name!r} is not in the table{nearest(name, list(table.columns))}; "
+                f"it has {', '.join(map(str, table.columns))}."
+            )
+    numeric, categorical = feature_columns(project, table)
     groups = sensitive_groups(project, table, connection)
     label = _label(project, table[project.target.column])
     cutoff = label_cutoff(project, period)
     known = label.where(table["_time"] <= cutoff) if cutoff else label
     table = table.drop(columns=[project.target.column]).assign(_label=known)
     order = [name for name in ["_id", "_time", "_label"] if name in table.columns]
-    numeric, categorical = feature_columns(project, table)
     table = table[[*order, *numeric, *categorical]].join(groups)
     return table.sort_values([name for name in ["_time", "_id"] if name in order], kind="stable", ignore_index=True)
 
-
-def _main_table(project: Project, connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
-    """The main table without its key, as features."""
-    table = _identified(project, connection)
-    time = project.sources[project.table].time
-    return table.drop(columns=[name for name in [*project.key, time] if name and name != project.target.column])
-
-
-def _identified(project: Project, connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
-    """The main table with `_id`: the key's values, or a digest of the row (and which one of equal rows) without a key."""
-    import pandas as pd
-
-    table = connection.table(project.table).df()
-    absent = [name for name in project.key if name not in table.columns]
-    if absent:
-        raise InputError(
-            f"key column {absent[0]!r} is not in {project.table}{nearest(absent[0], list(table.columns))}; "
-            f"it has {', '.join(table.columns)}. Correct `key` in project.yaml."
-        )
-    if project.key:
-        return table.assign(_id=table[project.key].astype(str).agg("|".join, axis=1))
-    digests = pd.util.hash_pandas_object(table[sorted(table.columns)], index=False).map("{:016x}".format)
-    again = digests.groupby(digests).cumcount()
-    return table.assign(_id=digests.where(again == 0, digests + "-" + again.astype(str)))
-
-# %% ../../notebooks/lib/16_features.ipynb #cacf2514
+# %% ../../notebooks/lib/16_features.ipynb #69c3c7ad
 def rows_of_period(project: Project, table: "pd.DataFrame", period: str) -> "pd.DataFrame":
     """The rows whose moment lies in a period; all rows without a time column.
 
@@ -348,7 +355,7 @@ def rows_of_period(project: Project, table: "pd.DataFrame", period: str) -> "pd.
     start = period_bounds(period, project.time.period)[0].replace(tzinfo=ZoneInfo(project.time.zone))
     return table[(table["_time"] >= start) & (table["_time"] < as_of(project, period))]
 
-# %% ../../notebooks/lib/16_features.ipynb #3485ccf0
+# %% ../../notebooks/lib/16_features.ipynb #0e32da27
 def model_input(table: "pd.DataFrame", numeric: list[str], categorical: list[str]) -> "pd.DataFrame":
     """The features of a table as a model takes them: float64 and text, no other types.
 
@@ -377,7 +384,7 @@ def model_input(table: "pd.DataFrame", numeric: list[str], categorical: list[str
 
 TOO_LARGE = 1e100  # infinity, and numbers that stand for it, count as missing: their squares are no numbers
 
-# %% ../../notebooks/lib/16_features.ipynb #b119856a
+# %% ../../notebooks/lib/16_features.ipynb #839100f5
 def leaks(
     build: Callable[[duckdb.DuckDBPyConnection], "pd.DataFrame"],
     true: duckdb.DuckDBPyConnection,

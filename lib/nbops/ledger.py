@@ -374,7 +374,8 @@ def scan(
     Yields
     ------
     dict
-        With the keys seq, time, actor, kind, subject, payload, prev_hash and hash.
+        With the keys seq, time, actor, kind, subject, payload, prev_hash and hash. What was edited so that it is no JSON
+        object is given as `{"unreadable": text}`.
     """
     wanted = {"kind = :kind": kind, "subject = :subject": subject, "actor = :actor": actor, "time >= :since": since,
               "time < :until": until, "seq >= :first": first}  # fmt: skip
@@ -383,12 +384,23 @@ def scan(
         f"SELECT {', '.join(_COLUMNS)} FROM ledger WHERE {' AND '.join(used)} ORDER BY seq {'DESC' if newest else ''}"
     )
     with _reading(store) as connection:
+        if isinstance(connection, sqlite3.Connection):
+            connection.text_factory = lambda raw: raw.decode(errors="replace")
         if connection is not None:
             values = {text.rpartition(":")[2]: value for text, value in used.items()}
             with contextlib.closing(connection.execute(query, values)) as rows:
                 for row in rows:
                     one = dict(zip(_COLUMNS, row, strict=True))
-                    yield {**one, "payload": json.loads(one["payload"])}
+                    yield {**one, "payload": _content(one["payload"])}
+
+
+def _content(payload: Any) -> dict[str, Any]:
+    """A payload as data; somebody may have edited it so that it is none."""
+    try:
+        found = json.loads(payload)
+    except (ValueError, TypeError):
+        found = None
+    return found if isinstance(found, dict) else {"unreadable": str(payload)}
 
 # %% ../../notebooks/lib/04_ledger.ipynb #de71aab5
 def records(store: str | Path, kind: str | None = None, *, subject: str | None = None) -> list[dict[str, Any]]:
@@ -405,8 +417,16 @@ def records(store: str | Path, kind: str | None = None, *, subject: str | None =
     -------
     list of dict
         With the keys seq, time, actor, kind, subject, payload, prev_hash and hash.
+
+    Raises
+    ------
+    RuntimeError
+        If the payload of one was edited so that it cannot be read.
     """
-    return list(scan(store, kind, subject=subject))
+    found = list(scan(store, kind, subject=subject))
+    if bad := next((one["seq"] for one in found if "unreadable" in one["payload"]), None):
+        raise RuntimeError(f"record {bad} of the ledger cannot be read: somebody edited it. See: nbops audit verify")
+    return found
 
 # %% ../../notebooks/lib/04_ledger.ipynb #c903e6c8
 def last_record(store: str | Path, seq: int | None = None) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
 from .calendar import period_bounds
@@ -101,9 +101,11 @@ def _sources(project: Project, leaves: dict[str, str]) -> list[dict[str, Any]]:
     found = []
     for table, source in project.sources.items():
         namespace, name = source_name(source, project.root)
-        scheme = f"{namespace}/{name}" if namespace != "file" else Path(name).as_uri()
+        before, mark, after = f"{namespace}/{name}".rpartition("://")
+        host, _, rest = after.partition("/")  # a host may be an IPv6 address, in brackets
+        uri = f"{before}{mark}{host}/{quote(rest, safe='/:%@')}" if namespace != "file" else Path(name).as_uri()
         seen = leaves.get(f"source {source.place}")
-        facets = _facets(dataSource={"name": table, "uri": scheme}, version={"datasetVersion": seen} if seen else None)
+        facets = _facets(dataSource={"name": table, "uri": uri}, version={"datasetVersion": seen} if seen else None)
         found.append({"namespace": namespace, "name": name, "facets": facets})
     return found
 

@@ -183,6 +183,109 @@ LOSSES = (
 )  # no link, or a known one
 
 # %% ../../notebooks/lib/27_onnx_models.ipynb #bc5eacee
+def _inner_answer(scope: Any, operator: Any, container: Any) -> str:
+    """Adds the inner estimator; gives the name of its probabilities, in 64 bits."""
+    from onnx import TensorProto
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+    from skl2onnx.common.data_types import Int64TensorType
+
+    inner = operator.raw_operator.estimator
+    if type(inner) not in sklearn_operator_name_map:
+        raise NotInOnnx(type(inner).__name__)
+    local = scope.declare_local_operator(sklearn_operator_name_map[type(inner)], inner)
+    local.inputs = operator.inputs
+    said = scope.declare_local_variable("said", type(operator.outputs[1].type)())
+    local.outputs.extend([scope.declare_local_variable("label", Int64TensorType()), said])
+    wide = scope.get_unique_variable_name("wide")
+    container.add_node("Cast", said.full_name, wide, name=wide, to=TensorProto.DOUBLE)
+    return wide
+
+
+def _answer(scope: Any, operator: Any, container: Any, chances: str) -> None:
+    """Probabilities as the operator's answer, with the class that is most likely."""
+    from onnx import TensorProto
+    from skl2onnx.common.data_types import guess_proto_type
+
+    model = operator.raw_operator
+    best, classes = (scope.get_unique_variable_name(name) for name in ("best", "classes"))
+    to = guess_proto_type(operator.outputs[1].type)
+    container.add_node("Cast", chances, operator.outputs[1].full_name, name=f"{chances}_out", to=to)
+    text = isinstance(model.classes_[0], str)
+    values = [str(name).encode() if text else int(name) for name in model.classes_]
+    container.add_initializer(classes, TensorProto.STRING if text else TensorProto.INT64, [len(values)], values)
+    container.add_node("ArgMax", chances, best, name=best, axis=1, keepdims=0)
+    container.add_node("Gather", [classes, best], operator.outputs[0].full_name, name=classes, axis=0)
+
+
+def _coded(scope: Any, operator: Any, container: Any) -> None:
+    """`CodedClassifier`: the inner answer, with the classes' names."""
+    _answer(scope, operator, container, _inner_answer(scope, operator, container))
+
+# %% ../../notebooks/lib/27_onnx_models.ipynb #97947e68
+def _curve(node: Any, number: Any, said: str, model: Any, column: int, curve: Any) -> str:
+    """The nodes of one class's curve; gives the name of its corrected probability, shape (n_samples, 1)."""
+    import numpy as np
+
+    one, several = number([1.0], [1]), len(model.classes_)
+    part, others = (
+        node("MatMul", said, number(chosen, [several, 1]))
+        for chosen in (np.arange(several) == column, np.arange(several) != column)
+    )
+    if model.method == "sigmoid":
+        sides = [node("Log", node("Min", node("Max", side, number([curve[2]], [1])), one)) for side in (part, others)]
+        odds = node("Mul", node("Sub", *sides), number([curve[0]], [1]))
+        return str(node("Sigmoid", node("Add", odds, number([curve[1]], [1]))))
+    start, wide, high = curve[0][:-1], np.diff(curve[0]), np.diff(curve[1])
+    if not len(start):
+        return str(node("Add", node("Mul", part, number([0.0], [1])), number([curve[1][0]], [1])))
+    steps = node("Div", node("Sub", part, number(start, [1, len(start)])), number(wide, [1, len(wide)]))
+    steps = node("Min", node("Max", steps, number([0.0], [1])), one)
+    return str(node("Add", node("MatMul", steps, number(high, [len(high), 1])), number([curve[1][0]], [1])))
+
+# %% ../../notebooks/lib/27_onnx_models.ipynb #65fc46a7
+def _calibrated(scope: Any, operator: Any, container: Any) -> None:
+    """`CalibratedModel`: the same curves as `estimators.corrected`."""
+    import numpy as np
+    from onnx import TensorProto
+
+    from nbops.estimators import EDGE
+
+    model, said = operator.raw_operator, _inner_answer(scope, operator, container)
+
+    def number(values: Any, shape: list[int]) -> str:
+        name = scope.get_unique_variable_name("number")
+        container.add_initializer(name, TensorProto.DOUBLE, shape, np.ravel(np.asarray(values, "float64")))
+        return str(name)
+
+    def node(kind: str, *given: str, **attributes: Any) -> str:
+        name = scope.get_unique_variable_name(kind.lower())
+        container.add_node(kind, list(given), name, name=name, **attributes)
+        return str(name)
+
+    several = len(model.classes_) > 2
+    columns = range(len(model.classes_)) if several else [1]
+    found = [_curve(node, number, said, model, *pair) for pair in zip(columns, model.curves, strict=True)]
+    if several:
+        meant = node("Add", node("Concat", *found, axis=1), number([EDGE], [1]))
+        chances = node("Div", meant, node("MatMul", meant, number(np.ones(len(found)), [len(found), 1])))
+    else:
+        chances = node("Concat", node("Sub", number([1.0], [1]), found[0]), found[0], axis=1)
+    _answer(scope, operator, container, chances)
+
+
+def _register_own() -> None:
+    """Makes our own estimators known to skl2onnx."""
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes as shapes
+
+    from nbops.estimators import CalibratedModel, CodedClassifier
+
+    options = {"nocl": [True, False], "zipmap": [True, False, "columns"], "raw_scores": [True, False]}
+    for estimator, convert in ((CalibratedModel, _calibrated), (CodedClassifier, _coded)):
+        name = f"Nbops{estimator.__name__}"
+        update_registered_converter(estimator, name, shapes, convert, overwrite=True, options=options)
+
+# %% ../../notebooks/lib/27_onnx_models.ipynb #626d1067
 def _thawed(estimator: Any) -> Any:
     """A calibrated estimator whose inner one is not wrapped as frozen, which skl2onnx does not know; else the estimator."""
     from sklearn.frozen import FrozenEstimator
@@ -200,7 +303,11 @@ def _thawed(estimator: Any) -> Any:
 
 def _innermost(estimator: Any) -> Any:
     """The estimator inside a calibrated one, else the estimator."""
+    from nbops.estimators import CalibratedModel, CodedClassifier
+
     inner = getattr(estimator, "calibrated_classifiers_", None)
+    if isinstance(estimator, (CalibratedModel, CodedClassifier)):
+        return _innermost(estimator.estimator)
     return _innermost(inner[0].estimator) if inner else estimator
 
 
@@ -213,7 +320,7 @@ def _in_64_bits(estimator: Any) -> bool:
     inner = _innermost(estimator)
     return isinstance(inner, (*boosting, *linear)) or type(inner).__module__.startswith("lightgbm")
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #65fc46a7
+# %% ../../notebooks/lib/27_onnx_models.ipynb #e9aea60a
 def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
     """The model's numeric and categorical columns, and a copy that takes them by position."""
     prepare = model.named_steps["prepare"]
@@ -232,7 +339,7 @@ def _by_position(model: Any) -> tuple[list[str], list[str], Any]:
     moved.steps = [("prepare", copied), *rounded, *model.steps[1:-1], ("model", estimator)]
     return list(numeric), list(categorical), moved
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #626d1067
+# %% ../../notebooks/lib/27_onnx_models.ipynb #efdad766
 def _in_32_bits(shape: Any) -> Any:
     """The shape of what trees give: ONNX's trees answer in 32 bits, whatever they are asked in."""
     from skl2onnx.common.data_types import FloatTensorType
@@ -281,7 +388,7 @@ def _converters() -> tuple[dict[Any, Any], dict[Any, Any]]:
     }
     return encoders | dict.fromkeys(boosting, _boosting), dict.fromkeys(encoders, _width)
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #d420ded4
+# %% ../../notebooks/lib/27_onnx_models.ipynb #c4eb67e3
 def to_onnx(model: Any) -> bytes:
     """A fitted model as an ONNX file's content.
 
@@ -310,6 +417,7 @@ def to_onnx(model: Any) -> bytes:
     converters, shapes = _converters()
     if type(_innermost(by_place.steps[-1][1])).__module__.startswith(("lightgbm", "xgboost")):
         _register_boosters()
+    _register_own()
     classifies = hasattr(model, "classes_")
     try:
         made = convert_sklearn(
@@ -338,7 +446,7 @@ def to_onnx(model: Any) -> bytes:
     line.key, line.value = "nbops", json.dumps(told, ensure_ascii=False)
     return made.SerializeToString()
 
-# %% ../../notebooks/lib/27_onnx_models.ipynb #efdad766
+# %% ../../notebooks/lib/27_onnx_models.ipynb #09aa00c3
 def predict_onnx(kind: str, content: bytes, table: "pd.DataFrame") -> "pd.DataFrame":
     """What an ONNX model says about each row.
 

@@ -611,14 +611,24 @@ def decision(reasons: pd.DataFrame) -> go.Figure:
     return figure.update_xaxes(range=[0, 2.1]).update_yaxes(range=[-0.5, len(part) - 0.2])
 
 # %% ../../notebooks/lib/64_plots.ipynb #e657ad1c
+def _comparison_title(part):
+    """What a comparison found, in a sentence."""
+    best = part.iloc[-1]
+    taken = part[part["chosen"]].iloc[0] if "chosen" in part and part["chosen"].any() else best
+    if taken["family"] != best["family"]:
+        return f"{_short(taken['family'])} is taken at {number(taken['score'])}: {_short(best['family'])} is ahead by noise only"
+    title = f"{_short(best['family'])} is best at {number(best['score'])}"
+    return title + (f", {number(best['score'] - part['score'].iloc[-2])} ahead of the next" if len(part) > 1 else "")
+
+
 def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure:
-    """Held-out and training score of each model family.
+    """Score of each model family on judged and on training rows, with intervals.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Columns ``family`` (str) and ``score`` (held-out, higher is better); if present also ``train_score`` and
-        ``fit_seconds`` (s).
+        Columns ``family`` (str) and ``score`` (judged rows, higher is better); if present also ``low`` and ``high``,
+        ``train_score``, ``fit_seconds`` (s) and ``chosen`` (bool).
     metric : str
         Name of the score, for the axis.
 
@@ -634,12 +644,16 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
     _need(table, "model_comparison", "family", "score")
     part = table.dropna(subset=["score"]).sort_values("score")
     if part.empty:
-        return _empty("No model was trained", "The champion was healthy, so nothing had to be tried.")
-    names, best = [_short(family) for family in part["family"]], part.iloc[-1]
-    title = f"{_short(best['family'])} is best at {number(best['score'])}"
-    if len(part) > 1:
-        title += f", {number(best['score'] - part['score'].iloc[-2])} ahead of the next"
-    figure = _figure(title, height=140 + 44 * len(part), x=metric_label(metric))
+        few = ("No family could be judged", "There are too few rows or outcomes.")
+        return _empty(
+            *(few if len(table) else ("No model was trained", "The champion was healthy, so nothing had to be tried."))
+        )
+    names = [_short(family) for family in part["family"]]
+    figure = _figure(_comparison_title(part), height=140 + 52 * len(part), x=metric_label(metric))
+    if "low" in part:
+        for name, low, high in zip(names, part["low"], part["high"], strict=True):
+            figure.add_scatter(x=[low, high], y=[name] * 2, mode="lines", opacity=0.35, hoverinfo="skip", showlegend=False,
+                               line={"color": ACCENT, "width": 9})  # fmt: skip
     if "train_score" in part:
         for name, score, train in zip(names, part["score"], part["train_score"], strict=True):
             figure.add_scatter(
@@ -648,8 +662,9 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
         figure.add_scatter(x=part["train_score"], y=names, mode="markers", name="Training rows",
                            marker={"color": "#ffffff", "size": 11, "line": {"color": GREY, "width": 2}})  # fmt: skip
     seconds = [f"{number(s, 1)} s" for s in part["fit_seconds"]] if "fit_seconds" in part else None
-    figure.add_scatter(x=part["score"], y=names, mode="markers+text", name="Held-out rows", text=seconds,
-                       textposition="top center", marker={"color": ACCENT, "size": 12})  # fmt: skip
+    shapes = ["star" if taken else "circle" for taken in part["chosen"]] if "chosen" in part else "circle"
+    figure.add_scatter(x=part["score"], y=names, mode="markers+text", name="Judged rows", text=seconds,
+                       textposition="top center", marker={"color": ACCENT, "size": 13, "symbol": shapes})  # fmt: skip
     return figure.update_traces(hovertemplate="%{y}: %{x:.4f}").update_yaxes(range=[-0.5, len(part) - 0.2])
 
 # %% ../../notebooks/lib/64_plots.ipynb #6b45290a

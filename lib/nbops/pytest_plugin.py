@@ -20,7 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     group = parser.getgroup("nbops", "test a model")
     add = group.addoption
-    add("--nbops-model", metavar="MODEL", help="Test this model: champion, challenger, 3, models:/NAME@champion, or a file.")
+    add(
+        "--nbops-model",
+        metavar="MODEL",
+        help="Test this model: champion, challenger, 3, models:/NAME@champion, or a file.",
+    )
     add("--nbops-project", metavar="DIR", default=".", help="Folder of the project (default: where pytest runs).")
     add("--nbops-period", metavar="PERIOD", help="Whose held-out rows to use (default: the model's own period).")
     add("--nbops-data", metavar="FILE", help="Rows of features to use instead.")
@@ -99,7 +103,9 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     options = {one: config.getoption(f"--nbops-{one}") for one in ("project", "store", "period", "data")}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a project may make errors of warnings; those of libraries are not the model's
+            warnings.simplefilter(
+                "ignore"
+            )  # a project may make errors of warnings; those of libraries are not the model's
             project = load_project(options["project"])
             _, verdict = run_suite(project, options["store"], name, period=options["period"], data=options["data"])
     except InputError as error:

@@ -58,7 +58,9 @@ def find_subject(project: Project, store: str | Path, name: str) -> Subject:
             raise InputError(f"{name} does not exist; give a model file, or a version: champion, challenger, 3.")
         model = load_model(file, trusted=trusted_types(project))
         if set(getattr(model, "named_steps", {})) < {"prepare", "model"}:
-            raise InputError(f"{name} holds {type(model).__name__}; allowed: a pipeline with the steps prepare and model.")
+            raise InputError(
+                f"{name} holds {type(model).__name__}; allowed: a pipeline with the steps prepare and model."
+            )
         digest = model_digest(file)
         version = next((one for one in versions(project, store) if one.digest == digest), None)
         return Subject(name, model, digest, file, version)
@@ -68,7 +70,9 @@ def find_subject(project: Project, store: str | Path, name: str) -> Subject:
     return Subject(f"{project.name} v{version.version}", model, version.digest, file, version)
 
 # %% ../../notebooks/lib/84_subjects.ipynb #e2a343db
-def period_rows(project: Project, store: str | Path, period: str, *, seed: int) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+def period_rows(
+    project: Project, store: str | Path, period: str, *, seed: int
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Rows to learn from and held-out rows of a period, as its run had them.
 
     Parameters
@@ -168,7 +172,9 @@ def run_suite(
     subject = find_subject(project, home, name)
     own = subject.version.period if subject.version else next(reversed(finished(project, store=store)), None)
     if data is None and period is None and own is None:
-        raise InputError(f"no period was run, so there are no held-out rows for {name}. Give --data FILE, or: nbops run")
+        raise InputError(
+            f"no period was run, so there are no held-out rows for {name}. Give --data FILE, or: nbops run"
+        )
     period = period or own or "all"
     learned, held = (None, file_rows(project, data)) if data else period_rows(project, home, period, seed=seed)
     until = subject.version.trained_until if subject.version else None

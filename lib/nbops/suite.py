@@ -114,14 +114,22 @@ test_model.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
 
 # %% ../../notebooks/lib/31_suite.ipynb #062c3b70
 def _judged(
-    project: Project, model: Any, known: "pd.DataFrame", champion: Any, areas: tuple[str, ...], period: str, digest: str, seed: int
+    project: Project,
+    model: Any,
+    known: "pd.DataFrame",
+    champion: Any,
+    areas: tuple[str, ...],
+    period: str,
+    digest: str,
+    seed: int,
 ) -> dict[str, Any]:
     """The areas that need outcomes, each as a function that gives its checks."""
     needed = ("performance", "calibration", "fairness")
     if not len(known):
         why = "no row has a known outcome"
         return {
-            area: lambda area=area: [Check(area=area, name=area, rows=0, status="abstain", detail=why)] for area in needed
+            area: lambda area=area: [Check(area=area, name=area, rows=0, status="abstain", detail=why)]
+            for area in needed
         } | ({"fairness": lambda: []} if project.fairness is None else {})
     if not set(needed) & set(areas):
         return {}
@@ -129,8 +137,9 @@ def _judged(
     before = None if champion is None else predict_scores(project.target.kind, champion, known)
     whole = judge(project, known, scores, before, period=period, digest=digest, seed=seed).checks
     return {
-        "performance": lambda: [one for one in whole if one.area == "performance"]
-        + slice_checks(project, known, scores, before),
+        "performance": lambda: (
+            [one for one in whole if one.area == "performance"] + slice_checks(project, known, scores, before)
+        ),
         "calibration": lambda: [one for one in whole if one.area == "calibration"],
         "fairness": lambda: _fair(project, known, scores, seed),
     }

@@ -45,6 +45,8 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
     "xgboost.sklearn.XGBRegressor",
+    "nbops.estimators.CalibratedModel",
+    "nbops.estimators.CodedClassifier",
 ]
 
 # %% ../../notebooks/lib/22_tracking.ipynb #94a2efc3
