@@ -273,15 +273,22 @@ def evidence_html(evidence: list[Evidence]) -> str:
     return _scrolling(head, lines)
 
 # %% ../../notebooks/lib/75_card_pages.ipynb #2dbd2e6c
-def trust_html(problems: list[str], checked: int) -> str:
+def _holds(checked: int, signed: int) -> str:
+    """The sentence about evidence that holds, no stronger than what was checked."""
+    cut = f"The first {signed:,} are under a signed checkpoint." if signed else (
+        "No checkpoint is signed, so a ledger that was rebuilt as a whole would not be noticed.")  # fmt: skip
+    return f"The ledger's {checked:,} records form an unbroken chain, and the model's file is the one that was registered. {cut}"
+
+
+def trust_html(problems: list[str], checked: int, signed: int = 0) -> str:
     """Whether the evidence holds, as a banner.
 
     Parameters
     ----------
     problems : list of str
         Reasons not to believe it.
-    checked : int
-        How many records of the ledger were verified.
+    checked, signed : int
+        How many records of the ledger were verified, and how many of them are under a signed checkpoint.
 
     Returns
     -------
@@ -289,8 +296,7 @@ def trust_html(problems: list[str], checked: int) -> str:
         HTML, escaped.
     """
     if not problems:
-        said = f"The ledger's {checked:,} records form an unbroken chain, and the model's file is the one that was registered."
-        return f'<div class="banner good" role="status">{said}</div>'
+        return f'<div class="banner good" role="status">{html.escape(_holds(checked, signed))}</div>'
     listed = "".join(f"<li>{html.escape(one)}</li>" for one in problems)
     return (
         '<div class="banner act" role="alert"><b>The evidence for this page does not hold. Do not rely on it.</b>'
@@ -345,7 +351,7 @@ def card_html(card: Card) -> str:
     head = (
         f"<h1>{html.escape(card.title)}: version {card.version}</h1><p>{pill(card.status, card.tone)} {lack} "
         f'<span class="quiet">Model card, made {when} UTC from the evidence listed at its end.</span></p>'
-        f'{trust_html(card.problems, card.checked)}<div class="kpis">{kpis}</div>'
+        f'{trust_html(card.problems, card.checked, card.signed)}<div class="kpis">{kpis}</div>'
     )
     parts = [(one.name, one.title, _section_html(one, evidence)) for one in card.sections]
     parts.append(("evidence", "Evidence", evidence_html(card.evidence)))
@@ -460,20 +466,20 @@ def _section_markdown(section: Section, evidence: dict[str, Evidence]) -> str:
     return "\n\n".join(parts + (["\n".join(gaps)] if gaps else []))
 
 # %% ../../notebooks/lib/75_card_pages.ipynb #7a016dfb
-def trust_markdown(problems: list[str], checked: int) -> str:
+def trust_markdown(problems: list[str], checked: int, signed: int = 0) -> str:
     """Whether the evidence holds, as a quotation.
 
     Parameters
     ----------
     problems : list of str
-    checked : int
+    checked, signed : int
 
     Returns
     -------
     str
     """
     if not problems:
-        return f"> The ledger's {checked:,} records form an unbroken chain, and the model's file is the one that was registered."
+        return f"> {_holds(checked, signed)}"
     listed = "\n".join(f"> - {markdown_text(one)}" for one in problems)
     return f"> **The evidence for this page does not hold. Do not rely on it.**\n>\n{listed}"
 
@@ -513,7 +519,7 @@ def card_markdown(card: Card) -> str:
     str
     """
     evidence = {one.key: one for one in card.evidence}
-    parts = [f"# {markdown_text(card.title)}: version {card.version}", trust_markdown(card.problems, card.checked),
+    parts = [f"# {markdown_text(card.title)}: version {card.version}", trust_markdown(card.problems, card.checked, card.signed),
              f"**{card.status}**, made {card.made[:16].replace('T', ' ')} UTC. {markdown_text(card.purpose)}"]  # fmt: skip
     parts += [_section_markdown(one, evidence) for one in card.sections]
     return front_matter(card) + "\n\n".join([*parts, evidence_markdown(card.evidence)]) + "\n"

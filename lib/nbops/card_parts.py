@@ -133,6 +133,7 @@ class Card(BaseModel):
     tone: str
     made: str
     checked: int
+    signed: int = 0
     problems: list[str]
     headline: list[Fact]
     sections: list[Section]

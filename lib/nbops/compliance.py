@@ -203,9 +203,9 @@ def _reports(found: Found) -> list[Proof]:
 
 def _ledger(found: Found) -> list[Proof]:
     """The chain of records, if it is whole."""
-    whole = found.checked and not any("the ledger is broken" in one for one in found.problems)
-    told = f"append-only ledger of {found.checked:,} records, its chain of hashes verified for this page"
-    return [Proof(text=told, refs=found.key(found.last("version")))] if whole else []
+    signed = f", the first {found.signed:,} under a signed checkpoint" if found.signed else ", no signed checkpoint"
+    told = f"append-only ledger of {found.checked:,} records, its chain of hashes verified for this page{signed}"
+    return [] if found.broken else [Proof(text=told, refs=found.key(found.last("version")))]
 
 
 def _file(found: Found) -> list[Proof]:
@@ -241,9 +241,9 @@ PRODUCTS = {  # question: file, what it holds, what would provide it
         "the comparison of model families: run stage 70_train"),
     "calibration": ("80_evaluate/calibration.parquet", "predicted against observed",
         "the calibration curve: run stage 80_evaluate"),
-    "importance": ("80_evaluate/importance.parquet", "effect of each feature",
-        "explanations: stage 80_evaluate writes importance.parquet"),
-    "groups": ("80_evaluate/fairness.parquet", "numbers by group",
+    "importance": ("80_evaluate/explanations.parquet", "effect of each feature",
+        "explanations: run stage 80_evaluate"),
+    "groups": ("80_evaluate/groups.parquet", "numbers by group",
         "numbers by group: `fairness` in project.yaml"),
 }  # fmt: skip
 
@@ -332,6 +332,7 @@ class Compliance(BaseModel):
     version: int
     made: str
     checked: int
+    signed: int = 0
     problems: list[str]
     frameworks: list[Framework]
     evidence: list[Evidence]
@@ -344,10 +345,9 @@ class Compliance(BaseModel):
 def _line(found: Found, control: Control) -> Line:
     """The answer to a control."""
     number, asked, questions, judge = control
-    broken = any("the ledger is broken" in one for one in found.problems)
     answers = [ask(found, question) for question in questions.split()]
-    proofs = [] if broken else [proof for several, _ in answers for proof in several]
-    missing = [provided for several, provided in answers if broken or not several]
+    proofs = [] if found.broken else [proof for several, _ in answers for proof in several]
+    missing = [provided for several, provided in answers if found.broken or not several]
     status: Any = "evidence missing" if not proofs else "evidence in part" if missing else "evidence found"
     return Line(number=number, asked=asked, judge=judge, status=status, proofs=proofs, missing=missing)
 
@@ -387,7 +387,14 @@ def compliance(project: Project, store: str | Path, version: int) -> Compliance:
     ]
     made, table = datetime.now(UTC).isoformat(timespec="seconds"), list(found.evidence.values())
     about = {"project": project.name, "title": project.title, "version": version, "made": made}
-    return Compliance(**about, checked=found.checked, problems=found.problems, frameworks=frameworks, evidence=table)
+    return Compliance(
+        **about,
+        checked=found.checked,
+        signed=found.signed,
+        problems=found.problems,
+        frameworks=frameworks,
+        evidence=table,
+    )
 
 # %% ../../notebooks/lib/77_compliance.ipynb #eae5cf17
 DISCLAIMER = (
@@ -434,7 +441,7 @@ def compliance_html(file: Compliance) -> str:
     head = (
         f"<h1>{html.escape(file.title)}: evidence for version {file.version}</h1>"
         f'<p><b>{html.escape(DISCLAIMER)}</b></p><p class="quiet">Made {html.escape(file.made[:16].replace("T", " "))} UTC.</p>'
-        f"{trust_html(file.problems, file.checked)}"
+        f"{trust_html(file.problems, file.checked, file.signed)}"
     )
     columns = "".join(
         f'<th scope="col">{name}</th>'
@@ -466,7 +473,7 @@ def compliance_markdown(file: Compliance) -> str:
     parts = [
         f"# {markdown_text(file.title)}: evidence for version {file.version}",
         f"**{DISCLAIMER}**",
-        trust_markdown(file.problems, file.checked),
+        trust_markdown(file.problems, file.checked, file.signed),
     ]
     for one in file.frameworks:
         lines = [
