@@ -43,7 +43,9 @@ def cell(value: Any, *, digits: int = 3, tone: str = "") -> Cell:
     """
     if value is None or value != value or value == "":
         return Cell(text="–", tone=tone)
-    if isinstance(value, bool) or not isinstance(value, numbers.Number):
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy has its own
+        return Cell(text="yes" if value else "no", tone=tone)
+    if not isinstance(value, numbers.Number):
         return Cell(text=str(value), tone=tone)
     number: Any = value.item() if hasattr(value, "item") else value
     if isinstance(number, int) or (abs(number) >= 1000 and float(number).is_integer()):

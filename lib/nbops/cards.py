@@ -82,11 +82,12 @@ def _intent(found: Found) -> Section:
     """What people state about the model."""
     card, refs = found.project.card, found.refs("project.yaml")
     target = found.project.target
+    asked = found.project.purpose
     facts = [
         Fact(
             name="Question",
-            said=[cell(found.project.purpose or "not stated", tone="" if found.project.purpose else "mute")],
-            refs=refs,
+            said=[cell(asked or "not stated", tone="" if asked else "mute")],
+            refs=refs if asked else [],
         )
     ]
     facts += [Fact(name="Target", said=[cell(f"{target.column} ({target.kind})")], refs=refs)]
@@ -468,9 +469,12 @@ def _headline(found: Found) -> list[Fact]:
     if floor.get("low") is not None and floor.get("high") is not None:
         value += [cell(floor["low"]), cell(floor["high"])]
     own = found.key(found.last("version"))
-    facts = [Fact(name=one.metric, said=value, refs=key), Fact(name="Learned from", said=[cell(one.rows)], refs=own)]
-    facts += [Fact(name="Trained until", said=[cell(_day(one.trained_until))], refs=own)] if one.trained_until else []
-    return [*facts, Fact(name="Family", said=[cell(one.family)], refs=own)]
+    facts = [
+        Fact(name=one.metric, said=value, refs=key),
+        Fact(name="rows learned from", said=[cell(one.rows)], refs=own),
+    ]
+    facts += [Fact(name="trained until", said=[cell(_day(one.trained_until))], refs=own)] if one.trained_until else []
+    return [*facts, Fact(name="family", said=[cell(one.family)], refs=own)]
 
 # %% ../../notebooks/lib/73_cards.ipynb #f6227866
 def card_of(found: Found) -> Card:

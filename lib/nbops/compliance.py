@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from nbops.card_pages import (
+    code_html,
     evidence_html,
     evidence_markdown,
     markdown_text,
@@ -420,7 +421,7 @@ def _line_html(line: Line, evidence: dict[str, Evidence]) -> str:
         f'<p data-refs="{html.escape(" ".join(one.refs))}">{html.escape(one.text)} {refs_html(one.refs, evidence)}</p>'
         for one in line.proofs
     )
-    gaps = "".join(f'<p class="quiet">Missing: {html.escape(one)}</p>' for one in line.missing)
+    gaps = "".join(f'<p class="quiet">Missing: {code_html(one)}</p>' for one in line.missing)
     state = pill(line.status, TONES[line.status])
     number, asked, judge = map(html.escape, (line.number, line.asked, line.judge))
     return f"<tr><td><b>{number}</b><br>{state}</td><td>{asked}</td><td class=wide>{proofs}{gaps}</td><td>{judge}</td></tr>"

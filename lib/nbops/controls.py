@@ -15,7 +15,7 @@ GOVERN: list[Control] = [
     ("GOVERN 1.2", "The characteristics of trustworthy AI are part of policies and practice.",
      "settings verdict", "Whether the gates stand for what the organization calls trustworthy."),
     ("GOVERN 1.3", "The needed level of risk management follows from the risk tolerance.",
-     "policy", "Whether the level of risk was chosen rightly."),
+     "policy card.risk_management", "Whether the level of risk was chosen rightly."),
     ("GOVERN 1.4", "Risk management and its outcomes rest on transparent policies, procedures and controls.",
      "policy ledger verdict", "Whether the rules are the organization's rules."),
     ("GOVERN 1.5", "Ongoing monitoring and periodic review are planned, with roles and frequency.",
