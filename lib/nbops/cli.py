@@ -38,6 +38,7 @@ class Groups(click.Group):
 GROUPS: dict[str, str] = {  # name of a group of commands -> the module that holds it
     "audit": "nbops.cli_audit",
     **dict.fromkeys(("approve", "champion", "models", "promote", "reject", "rollback"), "nbops.cli_models"),
+    **dict.fromkeys(("card", "compliance"), "nbops.cli_card"),
     "contract": "nbops.cli_contract",
     "data": "nbops.cli_data",
     "explain": "nbops.cli_explain",

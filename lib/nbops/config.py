@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from .base import InputError, nearest, note_read, parse_yaml
 from .calendar import ALL, period_bounds
 from .gates import Behaviour, Budget, Gates, Part
+from .intent import Intent
 from .parts import Compute, Search
 from .trust import Explanations, Fairness
 
@@ -354,6 +355,7 @@ class Project(Part):
     versions: Versions | None = None
     stream: Stream | None = None
     lineage: Lineage = Lineage()
+    card: Intent = Intent()
     audit: Audit = Audit()
     search: Search | None = None
     compute: Compute = Compute()
