@@ -281,6 +281,9 @@ def choose_family(project: Project, table: "pd.DataFrame") -> tuple[str, str]:
     alike = f"{listed} cannot be told apart on {int(scored['rows'].max())} judged rows"
     if project.training.prefer == "best":
         return best, f"{alike}; {best} scored best (training.prefer)"
+    if project.training.prefer == "first":
+        first = min(near, key=names.index)
+        return first, f"{alike}; {first} stands first (training.prefer)"
     first = min(near, key=lambda name: (rank[name], names.index(name)))
     return first, f"{alike}; {first} is the simplest of them"
 

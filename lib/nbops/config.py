@@ -154,7 +154,7 @@ class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
     `group` names a column whose rows stay on one side of every split, if there is no time. `prefer` decides between families
-    that cannot be told apart. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
+    that cannot be told apart: the simpler one, the one that scored best, or the first in the list. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
     as 'package.module.Type', that a model file may hold besides those that nbops trusts.
     """
 
@@ -162,7 +162,7 @@ class Training(Part):
     folds: int = Field(3, ge=2, le=20)
     group: str | None = None
     calibration: Literal["auto", "none", "sigmoid", "isotonic"] = "auto"
-    prefer: Literal["simpler", "best"] = "simpler"
+    prefer: Literal["simpler", "best", "first"] = "simpler"
     packages: list[str] = []
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
