@@ -189,6 +189,22 @@ def test_why_says_that_nothing_changed(store):
     assert done.stdout.splitlines() == ["70_train     up to date", "2013-04: 0 stages of 1 out of date"]
 
 
+def test_explain_champion(store):
+    done = nbops("explain", "champion", "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "origin_delay_2h" in json.dumps(found) and "log-odds" in done.stdout
+
+
+def test_search_goes_on_from_what_is_finished(store):
+    for trials in (2, 3):
+        done = nbops("search", "--trials", trials, "--store", store, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["summary"]
+    again = nbops("search", "--trials", 3, "--store", store)
+    assert "3 trials" in again.stdout.splitlines()[-1]
+
+
 def test_run_from_a_stage(store):
     before = (store / "products/2013-05/90_release/release.json").read_bytes()
     done = nbops("run", "--period", "2013-05", "--from", "95_report", "--store", store, "--json")

@@ -253,6 +253,8 @@ def test_noise_is_not_crowned(tmp_path):
     for prefer, high, expected in [
         ("simpler", 0.01, "linear"),
         ("best", 0.01, "hist_gradient_boosting"),
+        ("first", 0.01, "linear"),
+        ("first", -0.01, "hist_gradient_boosting"),
         ("simpler", -0.01, "hist_gradient_boosting"),
     ]:
         name, why = choose_family(project(tmp_path, prefer=prefer), lines.assign(behind_high=[0.0, high]))

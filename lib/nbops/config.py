@@ -154,8 +154,9 @@ class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
     `group` names a column whose rows stay on one side of every split, if there is no time. `prefer` decides between families
-    that cannot be told apart: the simpler one, the one that scored best, or the first in the list. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
-    as 'package.module.Type', that a model file may hold besides those that nbops trusts.
+    that cannot be told apart: the simpler one, the one that scored best, or the first in the list. `packages` are further
+    packages from which `estimator` may come, and `trusted_types` types, as 'package.module.Type', that a model file may hold
+    besides those that nbops trusts.
     """
 
     families: list[Family] = Field([Family(name="linear"), Family(name="hist_gradient_boosting")], min_length=1)
