@@ -337,7 +337,8 @@ asked, table = t.project(Path("."), "multiclass", families=["hist_gradient_boost
 t.sys.modules["nbops.training"].MANY_ROWS = 0
 found = t.compare_families(asked, table, seed=0)
 with tempfile.TemporaryDirectory() as place:
-    digests = [t.model_digest(t.save_model(t.fit_model(asked, one.name, table, seed=0), place + "/m.skops")) for one in asked.training.families]
+    fitted = [t.fit_model(asked, one.name, table, seed=0) for one in asked.training.families]
+    digests = [t.model_digest(t.save_model(one, place + "/m.skops")) for one in fitted]
 print(found.best, found.table[["family", "score", "low", "high"]].to_json(double_precision=15), digests)
 """
 
@@ -448,3 +449,9 @@ def test_a_corrected_model_is_stored_digested_and_converted(tmp_path, kind, fami
         pd.testing.assert_frame_equal(predict_scores(kind, load_model(one), unseen), asked_now)
     told = predict_onnx(kind, to_onnx(model), unseen)
     assert np.abs(told.to_numpy() - asked_now.to_numpy()).max() < 1e-5
+
+
+def test_very_many_rows_are_thinned_and_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("nbops.comparison.MOST_ROWS", 50)
+    found = compare_families(project(tmp_path), rows(n=400), seed=0)
+    assert "folds thinned to 50 rows" in found.note and (found.table["rows"] == 150).all()

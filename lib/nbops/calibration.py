@@ -254,7 +254,7 @@ def _chosen(
 
     gain, low, high, curves, after, seen = found
     lines, groups = [], []
-    for name, one in (("as fitted", chances[seen]), ("calibrated", after[seen])):
+    for name, one in (("calibrated", after[seen]), ("as fitted", chances[seen])):
         scores = calibration_scores(one, codes[seen], blocks[seen], seed=seed)
         lines += [(name, score, *numbers) for score, numbers in scores.items()]
         groups.append(reliability(one, codes[seen]).assign(model=name))

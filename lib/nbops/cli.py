@@ -44,6 +44,7 @@ GROUPS: dict[str, str] = {  # name of a group of commands -> the module that hol
     "explain": "nbops.cli_explain",
     "features": "nbops.cli_features",
     "lineage": "nbops.cli_lineage",
+    "search": "nbops.cli_search",
     "stream": "nbops.cli_stream",
     "test": "nbops.cli_test",
 }

@@ -25,7 +25,8 @@ def _lines(verdict: "Verdict", everything: bool) -> list[tuple[str, str, str, st
     """Area, status, name and detail of what is shown."""
     from nbops.suite import check_name
 
-    lines, passed = [], {}
+    lines: list[tuple[str, str, str, str]] = []
+    passed: dict[tuple[str, str], int] = {}
     for one in verdict.checks:
         if one.slice and one.status == "pass" and not everything:
             passed[one.area, one.name] = passed.get((one.area, one.name), 0) + 1
@@ -70,7 +71,9 @@ def test(
     model: str, period: str | None, data: str | None, areas: tuple[str, ...], report: str | None, everything: bool,
     store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Ask a model everything: data, performance, consistency, fairness, explanations, behaviour, calibration, budget.
+    """Ask a model everything that it must answer before it may serve.
+
+    That is: data, performance, consistency, fairness, explainability, behaviour, calibration and budget.
 
     MODEL is champion, challenger, a version's number, models:/NAME@challenger, or a model file. Exit code 3 if a check fails.
 

@@ -23,6 +23,7 @@ from .base import InputError, nearest, note_read, parse_yaml
 from .calendar import ALL, period_bounds
 from .gates import Behaviour, Budget, Gates, Part
 from .intent import Intent
+from .parts import Compute, Search
 from .trust import Explanations, Fairness
 
 # %% ../../notebooks/lib/02_config.ipynb #ddf897ab
@@ -70,7 +71,7 @@ class Time(Part):
             raise ValueError(f"{zone!r} is no time zone; allowed: IANA names such as Europe/Berlin") from None
         return zone
 
-# %% ../../notebooks/lib/02_config.ipynb #a5ac8464
+# %% ../../notebooks/lib/02_config.ipynb #7a0cb595
 class Target(Part):
     """What is predicted. For a binary target, `positive` is the value that counts as yes."""
 
@@ -91,7 +92,7 @@ PRIMARY = {
     "regression": "r2",
 }  # the metric that decides, by kind of target
 
-# %% ../../notebooks/lib/02_config.ipynb #2ba9a3ed
+# %% ../../notebooks/lib/02_config.ipynb #16374585
 class Features(Part):
     """Which columns the model sees, and the function that makes them."""
 
@@ -100,7 +101,7 @@ class Features(Part):
     categorical: list[str] | None = None
     exclude: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #1aecbd70
+# %% ../../notebooks/lib/02_config.ipynb #8f22e4cb
 class FeatureStore(Part):
     """Where feature views are defined, what makes their tables, and where they are kept online.
 
@@ -118,7 +119,7 @@ class FeatureStore(Part):
     online: dict[str, Any] = {"type": "sqlite"}
     offline: dict[str, Any] = {"type": "duckdb"}
 
-# %% ../../notebooks/lib/02_config.ipynb #50acf58e
+# %% ../../notebooks/lib/02_config.ipynb #86b2b399
 class Validation(Part):
     """When bad rows stop the pipeline.
 
@@ -127,7 +128,7 @@ class Validation(Part):
 
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #959fb13b
+# %% ../../notebooks/lib/02_config.ipynb #9aaedf58
 class Schemas(Part):
     """Which schemas a person has accepted although they break readers.
 
@@ -136,7 +137,7 @@ class Schemas(Part):
 
     accept: list[Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #3de8fded
+# %% ../../notebooks/lib/02_config.ipynb #e6f369fc
 class Family(Part):
     """A model family: a known name, or a name and an estimator's import path.
 
@@ -148,12 +149,12 @@ class Family(Part):
     params: dict[str, Any] = {}
     encode: Literal["ordinal", "onehot", "target"] | None = None
 
-# %% ../../notebooks/lib/02_config.ipynb #627d291d
+# %% ../../notebooks/lib/02_config.ipynb #adb13cfe
 class Training(Part):
     """Which model families compete, on which folds, and what is held out for the verdict.
 
     `group` names a column whose rows stay on one side of every split, if there is no time. `prefer` decides between families
-    that cannot be told apart. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
+    that cannot be told apart: the simpler one, the one that scored best, or the first in the list. `packages` are further packages from which `estimator` may come, and `trusted_types` types,
     as 'package.module.Type', that a model file may hold besides those that nbops trusts.
     """
 
@@ -161,7 +162,7 @@ class Training(Part):
     folds: int = Field(3, ge=2, le=20)
     group: str | None = None
     calibration: Literal["auto", "none", "sigmoid", "isotonic"] = "auto"
-    prefer: Literal["simpler", "best"] = "simpler"
+    prefer: Literal["simpler", "best", "first"] = "simpler"
     packages: list[str] = []
     holdout_days: int = Field(14, ge=1)
     holdout_share: float = Field(0.2, gt=0, lt=1)
@@ -185,7 +186,7 @@ class Training(Part):
             raise ValueError(f"family {twice!r} is given twice; give each its own `name` (and `estimator`)")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #ce0741da
+# %% ../../notebooks/lib/02_config.ipynb #638639ce
 class Monitoring(Part):
     """When a feature counts as drifted, and how much of the data is looked at.
 
@@ -198,7 +199,7 @@ class Monitoring(Part):
     report_rows: int = Field(5000, ge=10)
     min_coverage: float = Field(0.8, ge=0, le=1)
 
-# %% ../../notebooks/lib/02_config.ipynb #1cfff35a
+# %% ../../notebooks/lib/02_config.ipynb #34146cfd
 class Retraining(Part):
     """When a new model is trained. A rule set to null is switched off."""
 
@@ -206,7 +207,7 @@ class Retraining(Part):
     max_calibration_gap: float | None = 0.04
     max_drifted_share: float | None = 0.5
 
-# %% ../../notebooks/lib/02_config.ipynb #997ff6f3
+# %% ../../notebooks/lib/02_config.ipynb #cc64eeae
 class _Approval(Part):
     """How many people of a role must approve; 'any' is everybody under `people`."""
 
@@ -245,7 +246,7 @@ class Release(Part):
                 )
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #22f893c2
+# %% ../../notebooks/lib/02_config.ipynb #367556f6
 class Engine(Part):
     """How stages are run; nothing here changes a result.
 
@@ -258,7 +259,7 @@ class Engine(Part):
     memory_limit_gb: float | None = Field(None, gt=0)
     cell_timeout_minutes: float | None = Field(None, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #c156bd04
+# %% ../../notebooks/lib/02_config.ipynb #a2e332ed
 class Lineage(Part):
     """Where lineage events go besides the store's own file; nothing here changes a result.
 
@@ -271,7 +272,7 @@ class Lineage(Part):
     namespace: str | None = Field(None, min_length=1)
     timeout_seconds: float = Field(5, gt=0)
 
-# %% ../../notebooks/lib/02_config.ipynb #90e297d2
+# %% ../../notebooks/lib/02_config.ipynb #84b55768
 class Versions(Part):
     """Where snapshots are kept outside the store: a DVC remote (see `remotes`).
 
@@ -293,7 +294,7 @@ class Versions(Part):
                 raise ValueError(f"options.{name} is a secret (not repeated here); give env:NAME or file:PATH instead")
         return self
 
-# %% ../../notebooks/lib/02_config.ipynb #c79e074f
+# %% ../../notebooks/lib/02_config.ipynb #14f13e2d
 class Stream(Part):
     """The messages that become rows of a table: `nats://host:port` or `kafka://host:port`.
 
@@ -310,7 +311,7 @@ class Stream(Part):
     max_bytes: int = Field(1 << 20, ge=1)
     push: list[str] = []
 
-# %% ../../notebooks/lib/02_config.ipynb #177829cf
+# %% ../../notebooks/lib/02_config.ipynb #2c18013b
 class Audit(Part):
     """Who signs the ledger, and whose signatures count.
 
@@ -320,6 +321,9 @@ class Audit(Part):
 
     signing_key: str | None = Field(None, pattern=r"^(env|file):\S+$")
     trusted_keys: list[Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = []
+
+# %% ../../notebooks/lib/02_config.ipynb #89ebee70
+#| export
 
 # %% ../../notebooks/lib/02_config.ipynb #9ffd2363
 class Project(Part):
@@ -353,6 +357,8 @@ class Project(Part):
     lineage: Lineage = Lineage()
     card: Intent = Intent()
     audit: Audit = Audit()
+    search: Search | None = None
+    compute: Compute = Compute()
 
     def __getattribute__(self, name: str) -> Any:
         """The part, and a note that it was read."""
@@ -363,17 +369,28 @@ class Project(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Project":
-        if self.table not in self.sources:
-            hint = nearest(self.table, list(self.sources))
-            raise ValueError(f"table is {self.table!r}; allowed: one of {sorted(self.sources)}{hint}")
-        if self.time and not self.sources[self.table].time:
-            raise ValueError(f"`time` is given, so sources.{self.table} needs `time`: when a row happened")
+        _check_consistent(self)
         return self
 
+# %% ../../notebooks/lib/02_config.ipynb #88b56572
+_PARTS = frozenset(Project.model_fields) - {
+    "root",
+    "audit",
+    "compute",
+}  # who signs and where it is computed changes no result
 
-_PARTS = frozenset(Project.model_fields) - {"root", "audit"}  # who signs changes no result
 
-# %% ../../notebooks/lib/02_config.ipynb #9101a43e
+def _check_consistent(project: Project) -> None:
+    """Refuses parts that do not fit each other."""
+    if project.table not in project.sources:
+        hint = nearest(project.table, list(project.sources))
+        raise ValueError(f"table is {project.table!r}; allowed: one of {sorted(project.sources)}{hint}")
+    if project.time and not project.sources[project.table].time:
+        raise ValueError(
+            f"`time` is given, so sources.{project.table} needs `time`: the column that says when a row happened"
+        )
+
+# %% ../../notebooks/lib/02_config.ipynb #992321a3
 def find_root(start: str | Path = ".") -> Path:
     """The nearest folder, from `start` upwards, that holds `project.yaml`.
 
@@ -399,7 +416,7 @@ def find_root(start: str | Path = ".") -> Path:
         f"no project.yaml in {start} or above it; a project is the folder that holds one. Change to that folder."
     )
 
-# %% ../../notebooks/lib/02_config.ipynb #aea9d528
+# %% ../../notebooks/lib/02_config.ipynb #03455e7d
 def load_project(root: str | Path = ".") -> Project:
     """The project in a folder, checked.
 
@@ -467,7 +484,7 @@ def _keys_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
         model = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), Source)
     return [name for name in model.model_fields if name != "root"]
 
-# %% ../../notebooks/lib/02_config.ipynb #454e512c
+# %% ../../notebooks/lib/02_config.ipynb #04ab99bc
 def as_of(project: Project, period: str) -> datetime | None:
     """The end of a period in UTC: a run knows nothing later. None without a time column.
 
@@ -493,7 +510,7 @@ def as_of(project: Project, period: str) -> datetime | None:
     end = period_bounds(period, project.time.period)[1]
     return end.replace(tzinfo=ZoneInfo(project.time.zone)).astimezone(ZoneInfo("UTC"))
 
-# %% ../../notebooks/lib/02_config.ipynb #30d2dcd6
+# %% ../../notebooks/lib/02_config.ipynb #173e7966
 def label_cutoff(project: Project, period: str) -> datetime | None:
     """Events up to this moment (UTC) have a known outcome; None without time.
 

@@ -420,7 +420,7 @@ def _floor(project: Project, labels: "pd.Series", scores: "pd.DataFrame", blocks
     bounds = {"low": _number(low), "high": _number(high), "rows": len(labels)}
     return Check(name="floor", value=_number(value), limit=limit, status=status, detail=f"{said}; {wanted}", **bounds)
 
-
+# %% ../../notebooks/lib/28_evaluation.ipynb #81910958
 def _calibrated(
     project: Project, labels: "pd.Series", scores: "pd.DataFrame", blocks: np.ndarray, seed: int
 ) -> list[Check]:
@@ -454,7 +454,7 @@ def _calibrated(
         limit_check("calibration", "calibration_error", bounds, gates.max_calibration_error, what=what, **more),
     ]
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #81910958
+# %% ../../notebooks/lib/28_evaluation.ipynb #a9bcd6a8
 def judge(
     project: Project,
     held: "pd.DataFrame",
@@ -508,7 +508,7 @@ def judge(
     checks += _calibrated(project, labels, candidate, blocks, seed)
     return Verdict(period=period, digest=digest, rows=len(held), checks=checks)
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #8ed555ec
+# %% ../../notebooks/lib/28_evaluation.ipynb #6e1416c8
 def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     """The checks of performance and calibration on all rows as a table.
 
@@ -544,7 +544,7 @@ def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     columns = ["check", "candidate", "champion", "difference", "low", "high", "status", "detail"]
     return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[1:6], float))
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #cf05b39c
+# %% ../../notebooks/lib/28_evaluation.ipynb #602fd5b7
 def check_table(verdict: Verdict) -> "pd.DataFrame":
     """All checks of a verdict as a table, by area.
 

@@ -615,9 +615,12 @@ def _comparison_title(part):
     """What a comparison found, in a sentence."""
     best = part.iloc[-1]
     taken = part[part["chosen"]].iloc[0] if "chosen" in part and part["chosen"].any() else best
+    alike = int((part["behind_high"].iloc[:-1] >= 0).sum()) if "behind_high" in part else 0
     if taken["family"] != best["family"]:
         return f"{_short(taken['family'])} is taken at {number(taken['score'])}: {_short(best['family'])} is ahead by noise only"
     title = f"{_short(best['family'])} is best at {number(best['score'])}"
+    if alike:
+        return f"{title}, by noise only: {alike} other{'s' if alike > 1 else ''} cannot be told apart"
     return title + (f", {number(best['score'] - part['score'].iloc[-2])} ahead of the next" if len(part) > 1 else "")
 
 

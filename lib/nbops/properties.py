@@ -251,8 +251,11 @@ def consistency_checks(project: Project, model: Any, rows: "pd.DataFrame", *, se
     def doubled() -> tuple[Any, Any]:
         return ask(some), ask(pd.concat([some, some], ignore_index=True)).iloc[len(some) :]
 
+    first = _answers(kind, lambda: ask(some))
+    if first.value is None:  # the model raised
+        return [first]
     return [
-        _answers(kind, lambda: ask(some)),
+        first,
         _same("repeated", "asked twice", lambda: (ask(some), ask(some))),
         _same("one_by_one", "one row at a time", alone),
         _same("permuted_rows", "rows in another order", lambda: (ask(some).iloc[order], ask(some.iloc[order]))),

@@ -40,11 +40,12 @@ class Area(pytest.Collector):
 
     checks: list[Any]
 
-    def collect(self) -> list[pytest.Item]:
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
         """One test for each check; a name that occurs twice gets a number."""
         from nbops.suite import check_name
 
-        names, items = [check_name(one) for one in self.checks], []
+        names = [check_name(one) for one in self.checks]
+        items: list[pytest.Item | pytest.Collector] = []
         for place, (name, check) in enumerate(zip(names, self.checks, strict=True)):
             before = names[:place].count(name)
             item = CheckItem.from_parent(self, name=name + (f" {before + 1}" if before else ""))
@@ -115,4 +116,4 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         if checks:
             node = Area.from_parent(session, name=area, nodeid=area)
             node.checks = checks
-            items += node.collect()
+            items += [one for one in node.collect() if isinstance(one, pytest.Item)]

@@ -411,8 +411,8 @@ def _read_text(connection: "duckdb.DuckDBPyConnection", source: Source, files: l
     parts = []
     for number, ((mark, *names), group) in enumerate(_parsed(source, files).items()):
         query = (
-            f"SELECT * FROM read_csv($files{number}, columns = $kinds{number}, auto_detect = false, delim = $mark{number}, nullstr = $missing{number}, header = true, "
-            "quote = '\"', escape = '\"', max_line_size = 16777216, store_rejects = true, "
+            f"SELECT * FROM read_csv($files{number}, columns = $kinds{number}, auto_detect = false, delim = $mark{number}, "
+            f"nullstr = $missing{number}, header = true, quote = '\"', escape = '\"', max_line_size = 16777216, store_rejects = true, "
             f"rejects_table = '{REJECTS}', rejects_scan = '{REJECTS}_scans')"
         )
         kinds = dict.fromkeys(names, "VARCHAR")

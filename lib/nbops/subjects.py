@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # %% ../../notebooks/lib/84_subjects.ipynb #36af25ab
 @dataclass(frozen=True)
 class Subject:
-    """A model that is tested: its name, its content's digest, its file, and its version if it has one."""
+    """A model that is tested: its name, digest and file, and its version if it has one."""
 
     name: str
     model: Any

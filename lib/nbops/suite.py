@@ -22,23 +22,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../notebooks/lib/31_suite.ipynb #20a8c119
-def _explained(project: Project, model: Any, held: "pd.DataFrame", champion: Any, seed: int) -> list[Check]:
+def _explained(
+    project: Project, model: Any, held: "pd.DataFrame", champion: Any, seed: int, known: dict[str, Any] | None = None
+) -> list[Check]:
     """The checks of explainability, or why there are none."""
     from nbops.explanations import explain, explanation_checks
 
     if not len(held):
         return [Check(area="explainability", name="explained", rows=0, status="abstain", detail="no rows to explain")]
     try:
-        before = explain(project, champion, held, seed=seed) if champion is not None else None
-        found = explanation_checks(project, explain(project, model, held, seed=seed), before, seed=seed)
+        if known is None:
+            asked = {"candidate": model} | ({} if champion is None else {"champion": champion})
+            known = {name: explain(project, one, held, seed=seed) for name, one in asked.items()}
+        found = explanation_checks(project, known["candidate"], known.get("champion"), seed=seed)
     except InputError:
         raise
     except Exception as error:  # an estimator that SHAP does not know may raise anything
         why = f"{type(model.named_steps['model']).__name__} cannot be explained: {type(error).__name__}: {error}"
         return [Check(area="explainability", name="explained", rows=len(held), status="abstain", detail=why)]
-    asked = "min_rank_correlation" in project.explanations.model_fields_set
+    wanted = "min_rank_correlation" in project.explanations.model_fields_set
     quiet = {"status": "abstain", "limit": None}
-    return [one if asked or one.name != "rank_stability" else one.model_copy(update=quiet) for one in found]
+    return [one if wanted or one.name != "rank_stability" else one.model_copy(update=quiet) for one in found]
 
 
 def _fair(project: Project, held: "pd.DataFrame", scores: "pd.DataFrame", seed: int) -> list[Check]:
@@ -47,72 +51,7 @@ def _fair(project: Project, held: "pd.DataFrame", scores: "pd.DataFrame", seed: 
 
     return fairness_checks(project, held, held["_label"], scores, seed=seed)
 
-# %% ../../notebooks/lib/31_suite.ipynb #621cc4ae
-def test_model(
-    project: Project,
-    model: Any,
-    held: "pd.DataFrame",
-    *,
-    period: str,
-    digest: str,
-    seed: int,
-    champion: Any = None,
-    learned: "pd.DataFrame | None" = None,
-    file: str | Path | None = None,
-    areas: tuple[str, ...] = AREAS,
-) -> Verdict:
-    """The verdict on a model over all areas.
-
-    Parameters
-    ----------
-    project : Project
-    model : sklearn.pipeline.Pipeline
-        Fitted, with the steps `prepare` and `model`.
-    held : pandas.DataFrame
-        Rows of a feature table that the model has not learned from; `_label` where the outcome is known.
-    period : str
-    digest : str
-        Digest of the model.
-    seed : int
-    champion : sklearn.pipeline.Pipeline, optional
-        The model to be better than.
-    learned : pandas.DataFrame, optional
-        Rows that the model learned from, for the comparison of values.
-    file : str or Path, optional
-        The model's file, for its size.
-    areas : tuple of str
-
-    Returns
-    -------
-    Verdict
-
-    Raises
-    ------
-    InputError
-        If an area, or a column that `project.yaml` declares, is not known.
-    """
-    unknown = sorted(set(areas) - set(AREAS))
-    if unknown:
-        raise InputError(f"area is {unknown[0]!r}; allowed: {', '.join(AREAS)}.")
-    checks = data_checks(project, model, held, learned)
-    verdict = Verdict(period=period, digest=digest, rows=len(held), checks=checks)
-    if checks[0].status == "fail":
-        return verdict
-    known = held[held["_label"].notna()] if "_label" in held.columns else held.iloc[:0]
-    found = {"data": lambda: checks} | _judged(project, model, known, champion, areas, period, digest, seed)
-    found |= {
-        "consistency": lambda: consistency_checks(project, model, held, seed=seed),
-        "explainability": lambda: _explained(project, model, held, champion, seed),
-        "behaviour": lambda: behaviour_checks(project, model, held, seed=seed),
-        "budget": lambda: budget_checks(project, model, held, file=file),
-    }
-    asked = [check for area in AREAS if area in areas for check in found[area]()]
-    return verdict.model_copy(update={"checks": asked, "rows": len(known) or len(held)})
-
-
-test_model.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's, in spite of its name
-
-# %% ../../notebooks/lib/31_suite.ipynb #062c3b70
+# %% ../../notebooks/lib/31_suite.ipynb #4dc0d383
 def _judged(
     project: Project,
     model: Any,
@@ -143,6 +82,77 @@ def _judged(
         "calibration": lambda: [one for one in whole if one.area == "calibration"],
         "fairness": lambda: _fair(project, known, scores, seed),
     }
+
+# %% ../../notebooks/lib/31_suite.ipynb #062c3b70
+def test_model(
+    project: Project,
+    model: Any,
+    held: "pd.DataFrame",
+    *,
+    period: str,
+    digest: str,
+    seed: int,
+    champion: Any = None,
+    learned: "pd.DataFrame | None" = None,
+    file: str | Path | None = None,
+    explained: dict[str, Any] | None = None,
+    areas: tuple[str, ...] = AREAS,
+) -> Verdict:
+    """The verdict on a model over all areas.
+
+    Parameters
+    ----------
+    project : Project
+    model : sklearn.pipeline.Pipeline
+        Fitted, with the steps `prepare` and `model`.
+    held : pandas.DataFrame
+        Rows of a feature table that the model has not learned from; `_label` where the outcome is known.
+    period : str
+    digest : str
+        Digest of the model.
+    seed : int
+    champion : sklearn.pipeline.Pipeline, optional
+        The model to be better than.
+    learned : pandas.DataFrame, optional
+        Rows that the model learned from, for the comparison of values.
+    file : str or Path, optional
+        The model's file, for its size.
+    explained : dict of str to explanations.Explanation, optional
+        Of 'candidate' and 'champion', if they are there already.
+    areas : tuple of str
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    InputError
+        If an area, or a column that `project.yaml` declares, is not known.
+    """
+    unknown = sorted(set(areas) - set(AREAS))
+    if unknown:
+        raise InputError(f"area is {unknown[0]!r}; allowed: {', '.join(AREAS)}.")
+    checks = data_checks(project, model, held, learned)
+    verdict = Verdict(period=period, digest=digest, rows=len(held), checks=checks)
+    if checks[0].status == "fail":
+        return verdict
+    consistent = consistency_checks(project, model, held, seed=seed)
+    if consistent[0].status == "fail":  # what is no number cannot be judged
+        return verdict.model_copy(update={"checks": [*checks, *consistent]})
+    known = held[held["_label"].notna()] if "_label" in held.columns else held.iloc[:0]
+    found = {"data": lambda: checks} | _judged(project, model, known, champion, areas, period, digest, seed)
+    found |= {
+        "consistency": lambda: consistent,
+        "explainability": lambda: _explained(project, model, held, champion, seed, explained),
+        "behaviour": lambda: behaviour_checks(project, model, held, seed=seed),
+        "budget": lambda: budget_checks(project, model, held, file=file),
+    }
+    asked = [check for area in AREAS if area in areas for check in found[area]()]
+    return verdict.model_copy(update={"checks": asked, "rows": len(known) or len(held)})
+
+
+test_model.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's, in spite of its name
 
 # %% ../../notebooks/lib/31_suite.ipynb #ebdcdc49
 def in_one_line(verdict: Verdict) -> str:

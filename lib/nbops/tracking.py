@@ -173,7 +173,8 @@ def model_digest(file: str | Path) -> str:
             return {
                 key: changed[key](value) if key in changed and not isinstance(value, (dict, list)) else plain(value)
                 for key, value in node.items()
-                if key not in ("n_threads", "n_jobs") or not _is_number(value)
+                if not (key in ("n_threads", "n_jobs") and _is_number(value))
+                and not (key == "__id__" and node.get("__loader__") == "JsonNode")
             }
         return [plain(one) for one in node] if isinstance(node, list) else node
 

@@ -8,13 +8,13 @@ __all__ = ['FairnessMetric', 'Explanations', 'Fairness']
 # %% ../../notebooks/lib/01_trust.ipynb #e98d8ee0
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .gates import Part
 
 # %% ../../notebooks/lib/01_trust.ipynb #5ce7b8a4
-class Explanations(BaseModel):
+class Explanations(Part):
     """How much is explained, in how much time, and what an explanation must show."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(20.0, gt=0)
     rows: int = Field(2000, ge=1)
@@ -29,10 +29,8 @@ FairnessMetric = Literal[
 ]  # fmt: skip
 
 
-class Fairness(BaseModel):
+class Fairness(Part):
     """Whose treatment is compared, by what measure, and what is done about differences."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: list[str] = Field(min_length=1)
     indicators: dict[str, list[str]] = {}
