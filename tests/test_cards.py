@@ -180,8 +180,12 @@ def tamper(store, *statements):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A small project of which two periods were run: version 1 is champion, and what the commands said."""
-    settings = {"gates": {"min_metric": 0.6, "max_calibration_gap": 0.3, "slices": {"min_rows": 5}}, "card": STATED, "explanations": {"max_forbidden_share": 1.0},
-                "fairness": {"columns": ["place"], "min_group": 5, "limits": {"demographic_parity_difference": 1.0}}}  # fmt: skip
+    settings = {
+        "gates": {"min_metric": 0.6, "max_calibration_gap": 0.3, "slices": {"min_rows": 5}},
+        "fairness": {"columns": ["place"], "min_group": 5, "limits": {"demographic_parity_difference": 1.0}},
+        "explanations": {"max_forbidden_share": 1.0},
+        "card": STATED,
+    }
     folder = make_project(tmp_path_factory.mktemp("cards") / "small", kind="binary", time="month", **settings)
     said = [command(folder, "run", "--period", period) for period in ("2024-01", "2024-02")]
     assert said[0].returncode in (0, 3) and said[1].returncode in (0, 3), said[0].stderr + said[1].stderr
