@@ -58,9 +58,9 @@ def _model(found: Found) -> Section:
 
 
 def _typed(text: str) -> Cell:
-    """A parameter; MLflow keeps them as text."""
+    """A parameter as it was given, for a seed is no amount; MLflow keeps them as text."""
     try:
-        return cell(int(text)) if text.lstrip("-").isdigit() and len(text) < 16 else Cell(text=text, value=float(text))
+        return Cell(text=text, value=int(text) if text.lstrip("-").isdigit() else float(text))
     except ValueError:
         return cell(text)
 
