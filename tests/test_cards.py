@@ -23,7 +23,7 @@ from nbops.config import Project, Source, Target, load_project
 from nbops.controls import ANNEX, NIST, SUBCATEGORIES, uncovered
 from nbops.evidence import gather, note_card, run_facts
 from nbops.intent import Intent
-from nbops.ledger import record, records
+from nbops.ledger import digest, record, records
 from nbops.registry import register
 from nbops.signing import make_key
 from nbops.sources import write_json, write_table
@@ -162,8 +162,14 @@ def check(**facts):
     return {"area": "performance", "name": "floor", "status": "pass", "detail": "as it should be"} | facts
 
 
-def promoted(store, version, period, digest):
-    payload = {"version": version, "digest": digest, "period": period, "verdict": "cd"}
+def promoted(store, version, period, model):
+    """Puts a release in the ledger, backed by the verdict that is there."""
+    payload = {
+        "version": version,
+        "digest": model,
+        "period": period,
+        "verdict": digest(records(store, "verdict")[0]["payload"]),
+    }
     record(store, "promotion", subject=f"toy@{period}", payload=payload)
 
 
@@ -307,6 +313,27 @@ def test_a_lost_product_and_a_swapped_model_show(copied):
     problems = model_card(load_project(copied), store, 1).problems
     assert any("groups.parquet is gone" in one for one in problems)
     assert any("the model's file has the digest" in one for one in problems)
+
+
+@pytest.mark.slow
+def test_a_forged_approval_and_a_forged_release_show(tmp_path):
+    project, store = registered(tmp_path)
+    own = records(store, "version")[0]["payload"]["digest"]
+    said = {"version": 1, "digest": own, "verdict": digest(records(store, "verdict")[0]["payload"])}
+    record(store, "approval", subject="toy@all", payload=said | {"person": "ada"}, actor="mallory")
+    true = record(store, "approval", subject="toy@all", payload=said | {"person": "ada"}, actor="ada")
+    record(store, "rejection", subject="toy@all", payload=said | {"person": "bob"}, actor="mallory")
+    card = model_card(project, store, 1)
+    assert card.status == "waits for release"
+    counts = [row.cells[-1] for row in card.section("approvals").tables[0].rows]
+    assert [one.tone for one in counts] == ["act", "good", "act"] and "mallory made it, not ada" in counts[0].text
+    lines = {line.number: line for one in compliance(project, store, 1).frameworks for line in one.lines}
+    assert [proof.refs for proof in lines["MEASURE 1.3"].proofs] == [[f"L{true}"]]
+    record(
+        store, "promotion", subject="toy@all", payload={"version": 1, "digest": own, "period": "all", "verdict": "cd"}
+    )
+    card = model_card(project, store, 1)
+    assert "the verdict that it names is not in the ledger" in card.problems[0] and 'role="alert"' in card_html(card)
 
 
 @pytest.mark.slow

@@ -363,9 +363,11 @@ def _approvals(found: Found) -> Section:
     for one in sorted(found.records["approval"] + found.records["rejection"], key=lambda one: one["seq"]):
         said = one["payload"]
         signed = "Ed25519" if said.get("signature") else "no: a name only"
+        why = found.void.get(one["seq"])
+        counts = cell(f"no: {why}" if why else "yes", tone="act" if why else "good")
         texts = [one["time"][:19], said.get("person") or one["actor"], one["kind"], signed, said.get("comment")]
-        lines.append(Row(cells=[cell(text) for text in texts], refs=found.key(one)))
-    columns = ["time (UTC)", "person", "said", "signed", "comment"]
+        lines.append(Row(cells=[*(cell(text) for text in texts), counts], refs=found.key(one)))
+    columns = ["time (UTC)", "person", "said", "signed", "comment", "counts"]
     tables = [Table(title="Approvals and rejections", columns=columns, rows=lines)] if lines else []
     asked = policy["payload"] if policy else {}
     free = (asked.get("policy"), asked.get("risk")) == ("auto", "low")
@@ -459,7 +461,7 @@ def _status(found: Found) -> tuple[str, str]:
     if any(one["payload"]["version"] == number for one in moves):
         return "former champion", "mute"
     verdict = found.last("verdict")
-    if found.records["rejection"]:
+    if any(one["seq"] not in found.void for one in found.records["rejection"]):
         return "rejected", "act"
     if verdict is None:
         return "not judged", "watch"

@@ -142,9 +142,9 @@ def _roles(found: Found) -> list[Proof]:
 
 
 def _approvals(found: Found) -> list[Proof]:
-    """Who approved exactly this model."""
+    """Who approved exactly this model, as far as the approval counts."""
     proofs = []
-    for one in found.records["approval"]:
+    for one in (one for one in found.records["approval"] if one["seq"] not in found.void):
         signed = "signed" if one["payload"].get("signature") else "not signed"
         proofs += _dated(found, one, f"approved by {one['payload'].get('person') or one['actor']}, {signed}")
     return proofs

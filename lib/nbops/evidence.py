@@ -20,11 +20,12 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
+from .approvals import Refused, standing
 from .base import InputError
 from .checkpoints import verify_ledger
 from .config import Project
 from .ledger import digest, record, records, report_folder
-from .registry import Version, find_version
+from .registry import Version, check_release, find_version
 from .tracking import fetch_model, model_digest, open_tracking
 
 # %% ../../notebooks/lib/71_evidence.ipynb #3a3b7402
@@ -108,7 +109,7 @@ class Found:
     """What was found about a version.
 
     `problems` are reasons not to believe it. `checked` is the number of records in the ledger, `signed` how many of
-    them are under a signed checkpoint.
+    them are under a signed checkpoint. `void` says of people's records, by number, why they do not count.
     """
 
     project: Project
@@ -122,6 +123,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     checked: int = 0
     signed: int = 0
+    void: dict[int, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> bool:
@@ -282,6 +284,30 @@ def _listed(
     return table
 
 # %% ../../notebooks/lib/71_evidence.ipynb #68bb8809
+def _void(project: Project, store: Path, version: Version, rejections: list[dict[str, Any]]) -> dict[int, str]:
+    """Approvals and rejections that do not count, by the number of their record, and why."""
+    state = standing(project, store, version=version.version, model=version.digest)
+    parts = [one.removeprefix("record ").partition(": ") for one in state.void]
+    void = {int(number): why for number, _, why in parts}
+    false = {} if state.closed else {one["seq"]: "nobody who may has rejected this model" for one in rejections}
+    return void | false
+
+
+def _release_doubts(
+    project: Project, store: Path, version: Version, found: dict[str, list[dict[str, Any]]]
+) -> list[str]:
+    """Why a release of the version is not backed by the ledger."""
+    if not any(
+        one["payload"]["version"] == version.version for kind in ("promotion", "rollback") for one in found[kind]
+    ):
+        return []
+    try:
+        check_release(project, store, version)
+    except Refused as error:
+        return [str(error)]
+    return []
+
+# %% ../../notebooks/lib/71_evidence.ipynb #8d1fcc36
 def gather(
     project: Project, store: str | Path, version: int, *, until: str | None = None, report: str | Path | None = None
 ) -> Found:
@@ -318,9 +344,11 @@ def gather(
     broken = [f"{BROKEN}: {trust.tampering}; nothing from there on is proven"] if trust.tampering else []
     problems, notes = broken + _doubts(told, files, digests), [*notes, *trust.notes]
     problems += _model_doubts(project, home, one)
+    void = {} if trust.tampering else _void(project, home, one, told["rejection"])
+    problems += [] if trust.tampering else _release_doubts(project, home, one, told)
     if run is None:
         notes.append(f"MLflow does not know run {one.run_id}, which the ledger names")
-    return Found(project, home, one, told, run, files, listed, problems, notes, trust.records, trust.signed)
+    return Found(project, home, one, told, run, files, listed, problems, notes, trust.records, trust.signed, void)
 
 
 def _newest_report(project: Project, store: Path, until: str | None) -> Path | None:
@@ -331,7 +359,7 @@ def _newest_report(project: Project, store: Path, until: str | None) -> Path | N
     known = {one for one in known if until is None or one <= until}
     return report_folder(store, max(known)) if known else None
 
-# %% ../../notebooks/lib/71_evidence.ipynb #893b825e
+# %% ../../notebooks/lib/71_evidence.ipynb #3edeb211
 def note_card(store: str | Path, found: Found) -> int:
     """Records which products a card was made from, by digest.
 
