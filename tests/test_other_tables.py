@@ -144,7 +144,7 @@ def test_an_edited_builder_beside_the_project_makes_its_stages_run_again(tmp_pat
     (folder / "own_features.py").write_text(code)
     assert command(folder, "run").returncode == 0
     (folder / "own_features.py").write_text(f"# a comment\n\n{code}")
-    assert "0 stages of 3" in command(folder, "why").stdout
+    assert "0 stages of 4" in command(folder, "why").stdout
     (folder / "own_features.py").write_text(code.replace("größe", "weight kg"))
     found = json.loads(command(folder, "why", "--json").stdout)["stages"]
     assert {name: [one["leaf"] for one in changes] for name, changes in found.items()} == {

@@ -239,18 +239,20 @@ def ledger(folder, period):
 @pytest.mark.slow
 def test_a_compatible_change_is_noted_and_a_breaking_one_stops(tmp_path):
     table = make_table("binary", time="month")
-    folder = make_project(tmp_path / "p", kind="binary", time="month", table=table, stages=1)
+    folder = make_project(
+        tmp_path / "p", kind="binary", time="month", table=table, stages=1, file="rows.parquet"
+    )  # a text file would keep what nobody declared as text
     assert command(folder, "run", "--period", "2024-01").returncode == 0
     assert evolution(folder, "2024-01").verdict == "first"
 
-    table.assign(**{'the "colour"': "red"}).to_csv(folder / "rows.csv", index=False)
+    table.assign(**{'the "colour"': "red"}).to_parquet(folder / "rows.parquet", index=False)
     noted = command(folder, "run", "--period", "2024-02")
     assert noted.returncode == 0 and "readers can go on" in noted.stderr, noted.stderr
     found = evolution(folder, "2024-02")
     assert (found.verdict, found.previous) == ("compatible", "2024-01")
     assert found.undeclared == ['things.the "colour"'] and [one.kind for one in found.changes] == ["column added"]
 
-    table.assign(**{'the "colour"': 7}).to_csv(folder / "rows.csv", index=False)  # a text became a number
+    table.assign(**{'the "colour"': 7}).to_parquet(folder / "rows.parquet", index=False)  # a text became a number
     stopped = command(folder, "run", "--period", "2024-03")
     assert stopped.returncode == 2, stopped.stderr
     assert 'things.the "colour" was string, is integer (type narrowed)' in stopped.stderr
@@ -272,7 +274,9 @@ def test_a_compatible_change_is_noted_and_a_breaking_one_stops(tmp_path):
         leaves
     )  # the source changed, what is accepted counts where it was asked
 
-    table.drop(columns="weight kg").to_csv(folder / "rows.csv", index=False)  # and a digest accepts one schema only
+    table.drop(columns="weight kg").to_parquet(
+        folder / "rows.parquet", index=False
+    )  # and a digest accepts one schema only
     contract = json.loads(
         json.dumps(__import__("yaml").safe_load((folder / "contract.yaml").read_text(encoding="utf-8")))
     )

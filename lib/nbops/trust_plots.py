@@ -99,7 +99,7 @@ def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int 
         column = explanation.rows.iloc[chosen][features[feature]]  # type: ignore[attr-defined]
         words = [_short(one, 24) for one in column]
         numbers = pd.to_numeric(column, errors="coerce")
-        high = (numbers > numbers.median()).to_numpy()
+        high = (numbers > numbers.dropna().median()).to_numpy() if numbers.notna().any() else numbers.notna().to_numpy()
         for color, some, label in ((GREY, ~high, "Low, none or a word"), (ACCENT, high, "High value")):
             figure.add_scatter(x=values[chosen, feature][some], y=(place + spread)[some], mode="markers", name=label,
                                showlegend=place == 0, marker={"color": color, "size": 5, "opacity": 0.6},
