@@ -253,12 +253,14 @@ def test_noise_is_not_crowned(tmp_path):
     for prefer, high, expected in [
         ("simpler", 0.01, "linear"),
         ("best", 0.01, "hist_gradient_boosting"),
-        ("first", 0.01, "linear"),
+        ("first", 0.01, "hist_gradient_boosting"),
         ("first", -0.01, "hist_gradient_boosting"),
         ("simpler", -0.01, "hist_gradient_boosting"),
     ]:
         name, why = choose_family(project(tmp_path, prefer=prefer), lines.assign(behind_high=[0.0, high]))
         assert name == expected and ("told apart" in why) == (high > 0)
+    turned = project(tmp_path, prefer="first", families=["linear", "hist_gradient_boosting"])
+    assert choose_family(turned, lines.assign(behind_high=[0.0, 0.01]))[0] == "linear"
     strong = table.assign(_label=(table["size (cm), 'ö'"].fillna(0).abs() < 7e5).astype(float))  # no line can say this
     assert compare_families(project(tmp_path), strong, seed=0).best == "hist_gradient_boosting"
 
