@@ -528,15 +528,19 @@ def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     for check in asked:
         paired = check.name == "gain" and None not in (check.value, check.champion)
         candidate = check.champion + check.value if paired else check.value  # type: ignore[operator]
-        margin = check.value if paired else None if None in (check.value, check.limit) else check.value - check.limit  # type: ignore[operator]
+        start = 0.0 if paired else check.limit  # bounds are told from the same point as the difference
+        margin, low, high = (
+            None if None in (one, start) else one - start  # type: ignore[operator]
+            for one in (check.value, check.low, check.high)
+        )
         lines.append(
             (
                 check.name,
                 candidate,
                 check.champion if paired else check.limit,
                 margin,
-                check.low,
-                check.high,
+                low,
+                high,
                 check.status,
                 check.detail,
             )

@@ -102,7 +102,7 @@ def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int 
         high = (numbers > numbers.dropna().median()).to_numpy() if numbers.notna().any() else numbers.notna().to_numpy()
         for color, some, label in ((GREY, ~high, "Low, none or a word"), (ACCENT, high, "High value")):
             figure.add_scatter(x=values[chosen, feature][some], y=(place + spread)[some], mode="markers", name=label,
-                               showlegend=place == 0, marker={"color": color, "size": 5, "opacity": 0.6},
+                               showlegend=place == len(order) - 1, marker={"color": color, "size": 5, "opacity": 0.6},
                                customdata=[word for word, yes in zip(words, some, strict=True) if yes],
                                hovertemplate="%{customdata}: %{x:+.3f}<extra></extra>")  # fmt: skip
     return figure.update_yaxes(tickvals=list(range(len(order))), ticktext=[_short(features[i]) for i in order])
