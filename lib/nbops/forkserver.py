@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import resource
-import select
 import signal
 import socket
 import stat
@@ -26,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_ready
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ class _Lines:
         end = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self.rest:
             left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([self.connection], [], [], left)[0]:
+            if not wait_ready([self.connection], left):
                 return None
             block = self.connection.recv(65536)
             if not block:
@@ -765,7 +765,7 @@ def serve(listener: int, path: str, modules: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each child needs one here; it gets its own limits
     while server.listener or server.children:
         sources = [one for one in (server.listener, wake) if one is not None]
-        ready = select.select(sources, [], [], None if server.children else server.idle)[0]
+        ready = wait_ready(sources, None if server.children else server.idle)
         if wake in ready:
             _reap(server)
         if server.listener and server.listener in ready:
@@ -859,7 +859,7 @@ def _retire(server: _Server) -> None:
         if server.path.stat().st_ino == server.inode:
             server.path.unlink()
             server.path.with_suffix(".log").unlink(missing_ok=True)
-    while select.select([server.listener], [], [], 0)[0]:
+    while wait_ready([server.listener], 0):
         waiting = server.listener.accept()[0]
         _say(waiting, {"stale": []})
         waiting.close()
