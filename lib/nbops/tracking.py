@@ -124,15 +124,15 @@ def load_model(file: str | Path, *, trusted: list[str] | None = None) -> Any:
     trusted = TRUSTED_TYPES if trusted is None else trusted
     _refuse_pickle(Path(file))
     try:
-        unknown = sorted(set(skops.io.get_untrusted_types(file=file)) - set(trusted))
+        found = set(skops.io.get_untrusted_types(file=file))
     except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
         raise InputError(f"{file} is no readable model file ({error}); allowed: skops files. Train it again.") from None
-    if unknown:
+    if unknown := sorted(found - set(trusted)):
         raise InputError(
             f"{file} holds types that are not trusted: {', '.join(unknown)}. It is not opened; use scikit-learn estimators, or have "
             "the types reviewed and name them in project.yaml under training.trusted_types."
         )
-    return skops.io.load(file, trusted=[one for one in trusted if one in set(skops.io.get_untrusted_types(file=file))])
+    return skops.io.load(file, trusted=sorted(found))
 
 
 def _refuse_pickle(file: Path) -> None:
