@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -29,6 +30,24 @@ def pytest_sessionfinish():
 
     servers(stop=True)
     shutil.rmtree(RUNTIME, ignore_errors=True)
+
+
+def open_files():
+    """What this process has open, where the system tells."""
+    found = []
+    for one in os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else []:
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found.append(os.readlink(f"/proc/self/fd/{one}"))
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_open_files():
+    """No file of tests leaves many files open: those of all add up, and a process may often have 1,024."""
+    before = len(open_files())
+    yield
+    left = sorted(open_files())
+    assert len(left) <= before + 100, f"{len(left) - before} more files are open than before: {left}"
 
 
 @pytest.fixture(scope="session")
