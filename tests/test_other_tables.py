@@ -92,6 +92,24 @@ def test_a_second_run_has_nothing_to_do(classes):
     assert command(classes, "status").stdout.strip().endswith("when the data has changed: nbops run")
 
 
+@pytest.mark.slow
+def test_without_time_a_new_model_is_held_against_the_one_that_serves(tmp_path):
+    folder = make_project(tmp_path / "project")
+    assert command(folder, "run").returncode == 0
+    settings = yaml.safe_load((folder / "project.yaml").read_text())
+    settings["training"] = {"families": [{"name": "guess", "estimator": "sklearn.dummy.DummyClassifier"}]}
+    (folder / "project.yaml").write_text(yaml.safe_dump(settings))
+    worse = command(folder, "run")
+    assert worse.returncode == 3 and "first" not in worse.stdout, worse.stdout
+    assert json.loads(command(folder, "champion", "--json").stdout)["champion"]["version"] == 1
+    assert json.loads(command(folder, "run", "--json").stdout)["periods"][0]["ran"] == 0
+    settings["training"] = {"families": ["hist_gradient_boosting"], "prefer": "best"}
+    (folder / "project.yaml").write_text(yaml.safe_dump(settings))
+    again = command(folder, "run")
+    assert "first" not in again.stdout and again.returncode in (0, 3), again.stdout
+    assert json.loads(command(folder, "run", "--json").stdout)["periods"][0]["ran"] == 0
+
+
 def test_ploomber_itself_reads_the_same_pipeline(classes):
     listed = command(classes, "status", program="ploomber")
     assert listed.returncode == 0, listed.stderr

@@ -61,12 +61,36 @@ def parameters(project: Project, period: str, *, store: str | None = None) -> di
     env = read_env(project, store)
     folder = project.root / env["store"]
     state = {
-        "champion": registry.stamp(registry.champion_before(project, folder, period)),
         "previous": snapshot_before(folder, period),
         "history": report_before(project, folder, period),
         "restored": restored_digest(project, folder, period) or "nothing",
     }
-    return {**env, "period": period, **state}
+    env = {**env, "period": period, **state}
+    return {**env, "champion": _champion(project, folder, env)}
+
+
+def _champion(project: Project, folder: Path, env: dict[str, Any]) -> str:
+    """The champion that a run is held against: that of the periods before.
+
+    Without time there is one period. Then it is the champion of now as soon as anything changed that a model is made of;
+    until then the one that the last run was held against, so that a run after a complete one finds nothing to do.
+    """
+    if project.time:
+        return registry.stamp(registry.champion_before(project, folder, env["period"]))
+    now, told = registry.stamp(registry.champion_now(project, folder)), None
+    for file in sorted((folder / "products" / env["period"]).glob("*/*.inputs.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # then it is made again
+            told = told or json.loads(json.loads(file.read_text(encoding="utf-8"))["inputs"]["parameter champion"])
+    if told in (None, now):
+        return now
+    with contextlib.chdir(project.root):
+        digests = Digests(folder / "digests.json")
+        stages = recall_stages(project, {**env, "champion": told}, digests)
+        making = [name for name, one in stages.items() if "candidate" in one.products]
+        for name in making:
+            making += [one for one in stages[name].upstream if one not in making]
+        changed = any(reasons(project, stages, name, digests) for name in making)
+    return now if changed else str(told)
 
 # %% ../../notebooks/lib/80_engine.ipynb #5bcadb7e
 def check_project(project: Project) -> None:

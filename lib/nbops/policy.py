@@ -84,6 +84,9 @@ def decide(
     if champion is None:
         reason = Reason(rule="no_champion", value=None, limit=None, fired=True, detail="there is no champion yet")
         return Decision(period=period, action="bootstrap", champion=None, reasons=[reason])
+    if project.time is None:  # the one period is run again when something changed that a model is made of
+        reason = Reason(rule="changed", value=None, limit=None, fired=True, detail="data, features or settings changed")
+        return Decision(period=period, action="retrain", champion=champion.version, reasons=[reason])
     limits, name = project.retraining, PRIMARY[project.target.kind]
     line: dict[str, Any] = {}
     if len(performance):
