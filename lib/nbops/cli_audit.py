@@ -70,7 +70,7 @@ def _line(one: dict[str, Any]) -> str:
 def verify(keys: tuple[str, ...], files: tuple[str, ...], store: str | None, as_json: bool) -> None:
     """Say whether the ledger is as it was written, and name the first record that is not.
 
-    Exit code 0 if it is intact, 1 if it was tampered with, 2 for bad input.
+    Exit code 0 if it is intact, 1 if it was tampered with, or if keys are trusted and none of them signed it; 2 for bad input.
 
     Example: nbops audit verify --checkpoints /media/usb/checkpoints.jsonl
     """
@@ -86,10 +86,15 @@ def verify(keys: tuple[str, ...], files: tuple[str, ...], store: str | None, as_
         click.echo(f"note: {note}")
     who = f"by {', '.join(found.signers)}" + ("" if trusted else ", whom nobody vouches for (--key)")
     signed = f"signed up to record {found.signed} {who}" if found.signed else "not signed, so a cut end would not show"
+    unproven = bool(found.records and trusted and not found.signed)
+    if unproven:
+        signed = "NOT PROVEN: no checkpoint by a trusted key covers them, so the end may be cut. " + (
+            "Give the copy of the checkpoints (--checkpoints FILE); if there never was one: nbops audit checkpoint"
+        )
     whole = f"{_count(found.records, 'record')} intact; {signed}" if found.records else "the ledger has no records"
     summary = f"TAMPERED: {found.tampering}; what is before it is intact" if found.tampering else whole
     _finish({"intact": found.tampering is None, **asdict(found), "summary": summary}, as_json)
-    if found.tampering:
+    if found.tampering or unproven:
         sys.exit(1)
 
 # %% ../../notebooks/lib/87_cli_audit.ipynb #77f4af8d

@@ -89,7 +89,7 @@ def models(store: str | None, as_json: bool) -> None:
 
     Example: nbops models
     """
-    from nbops.releases import overview
+    from nbops.releases import moved_aliases, overview
 
     project, folder = _project(store)
     found = overview(project, folder)
@@ -98,7 +98,10 @@ def models(store: str | None, as_json: bool) -> None:
     champion = next((f"v{one['version']} is champion" for one in found if one["role"] == "champion"), "no champion")
     open_ones = [one for one in found if _waits(one) and one["role"] == "challenger"]
     waiting = [f"v{one['version']} waits for {' and '.join(one['missing'])}" for one in open_ones]
-    summary = "; ".join([_count(len(found), "version"), champion, *waiting]) if found else "no version yet: nbops run"
+    strange = [f"MLflow's alias {name} points to {there or 'none'} and is not followed: nbops champion --repair"
+               for name, there in moved_aliases(project, folder).items()]  # fmt: skip
+    what = [_count(len(found), "version"), champion, *waiting, *strange]
+    summary = "; ".join(what) if found else "no version yet: nbops run"
     _finish({"models": found, "summary": summary}, as_json)
 
 # %% ../../notebooks/lib/87_cli_models.ipynb #858da699
@@ -200,6 +203,8 @@ def _as_of(project: Any, folder: Path, at: str | None) -> tuple[Any, str]:
             f"--at is {at!r}; allowed: a period such as 2013-03, or a moment such as 2026-11-23T14:00+01:00."
         ) from None
     moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    if moment > datetime.now(UTC):
+        raise InputError(f"--at is {at!r}, which is still to come; allowed: a moment or a period up to now.")
     return champion_now(
         project, folder, at=moment.isoformat(timespec="milliseconds")
     ), f"was champion at {moment:%Y-%m-%d %H:%M} UTC"
@@ -216,18 +221,23 @@ def champion(at: str | None, repair: bool, store: str | None, as_json: bool) -> 
 
     Example: nbops champion --at 2013-05
     """
-    from nbops.registry import check_evidence, releases
-    from nbops.releases import mirror
+    from nbops.registry import check_evidence, model_file, releases
+    from nbops.releases import mirror, moved_aliases
 
     project, folder = _project(store)
     found, when = _as_of(project, folder, at)
+    moved = moved_aliases(project, folder)
     if repair:
         mirror(project, folder)
+    note = "".join(f"; MLflow's alias {name} {'pointed' if repair else 'points'} to {there or 'none'}"
+                   + (": put back" if repair else " and is not followed: nbops champion --repair")
+                   for name, there in moved.items())  # fmt: skip
     if found is None:
         return _finish(
             {"champion": None, "summary": f"no model {when.replace('is champion', 'is champion yet')}"}, as_json
         )
     check_evidence(project, folder, found)
+    model_file(project, folder, found)
     acts = [one for one in releases(project, folder) if one["payload"]["version"] == found.version]
     facts = found.model_dump() | {
         "since": acts[0]["payload"]["period"],
@@ -237,4 +247,4 @@ def champion(at: str | None, repair: bool, store: str | None, as_json: bool) -> 
     value = "" if found.value is None else f", {found.metric} {found.value:.3f}"
     origin = f"released after {facts['since']} (record {facts['record']}, {facts['by']})"
     summary = f"version {found.version} {when}: {found.family}, {found.digest[:12]}{value}; {origin}"
-    _finish({"champion": facts, "summary": summary}, as_json)
+    _finish({"champion": facts, "aliases_moved": moved, "summary": summary + note}, as_json)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Version', 'versions', 'find_version', 'register', 'releases', 'promotions', 'champion_before', 'champion_now',
-           'champion_after', 'first_before', 'stamp', 'read_stamp', 'check_release', 'check_evidence', 'load_version',
-           'challenger_now', 'find_model']
+           'champion_after', 'first_before', 'stamp', 'read_stamp', 'check_release', 'check_evidence', 'model_file',
+           'load_version', 'challenger_now', 'find_model']
 
 # %% ../../notebooks/lib/32_registry.ipynb #07d58752
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,41 @@ def check_evidence(project: Project, store: str | Path, version: Version, *, rel
         check_release(project, store, version)
 
 # %% ../../notebooks/lib/32_registry.ipynb #6c655d18
+def model_file(project: Project, store: str | Path, version: Version) -> Path:
+    """The file of a version's model, after its digest was compared with the registered one.
+
+    Parameters
+    ----------
+    project : Project
+    store : str or Path
+    version : Version
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If the file is gone.
+    Refused
+        If it is another file than the one that was registered.
+    """
+    file = fetch_model(project, store, version.model_uri)
+    try:
+        found = model_digest(file)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise Refused(
+            f"model file of version {version.version} cannot be read ({error}): {file}. Restore it, or train again."
+        ) from None
+    if found != version.digest:
+        raise Refused(
+            f"model file of version {version.version} has digest {found[:12]}; registered was {version.digest[:12]}. "
+            f"It was changed after registration: {file}. Restore it, or train again."
+        )
+    return file
+
+# %% ../../notebooks/lib/32_registry.ipynb #13067c3b
 def load_version(project: Project, store: str | Path, version: Version, *, released: bool = True) -> Any:
     """The fitted model of a version, after its evidence was checked.
 
@@ -370,16 +406,9 @@ def load_version(project: Project, store: str | Path, version: Version, *, relea
         If the version was not released, or its release is not backed by a verdict and approvals.
     """
     check_evidence(project, store, version, released=released)
-    file = fetch_model(project, store, version.model_uri)
-    found = model_digest(file)
-    if found != version.digest:
-        raise Refused(
-            f"model file of version {version.version} has digest {found[:12]}; registered was {version.digest[:12]}. "
-            f"It was changed after registration: {file}. Restore it, or train again."
-        )
-    return load_model(file, trusted=trusted_types(project))
+    return load_model(model_file(project, store, version), trusted=trusted_types(project))
 
-# %% ../../notebooks/lib/32_registry.ipynb #ca077eb1
+# %% ../../notebooks/lib/32_registry.ipynb #b4cb7b61
 def challenger_now(project: Project, store: str | Path) -> Version | None:
     """The newest version, if it was never released.
 
@@ -396,7 +425,7 @@ def challenger_now(project: Project, store: str | Path) -> Version | None:
     known = {one["payload"]["version"] for one in releases(project, store)}
     return newest[0] if newest and newest[0].version not in known else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #b4cb7b61
+# %% ../../notebooks/lib/32_registry.ipynb #d6b4e801
 def find_model(project: Project, store: str | Path, name: str) -> Version:
     """The version that a name stands for.
 
