@@ -290,6 +290,12 @@ def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_pa
             one["status"] == "pass" or "can't be shown at this sample size" in one["detail"]
         )
         assert (one["status"] == "pass") == (one["high"] <= 0.1)
+    release = json.loads((folder / "store/products/all/90_release/release.json").read_text())
+    left = [one["detail"] for one in checks if one["status"] == "abstain"]
+    assert release["released"] == (not left)  # what could not be shown, a person must answer for
+    if left:
+        assert release["waiting"] == ["any"] and "fairness is undecided" in release["why"] and left[0] in release["why"]
+        assert "nbops approve 1" in done.stdout + release["what"]
     found = pd.read_parquet(stage / "fairness.parquet").set_index(["model", "attribute", "measure"])["value"]
     for measure in ("demographic_parity_difference", "equalized_odds_difference"):
         assert {("candidate", "race", measure), ("before mitigation", "race", measure)} <= set(found.index)
