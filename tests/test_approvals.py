@@ -127,13 +127,16 @@ def test_fairness_that_was_shown_or_a_waiver_on_the_record_needs_nobody(store, s
     assert ledger.records(store, "policy")[-1]["payload"]["undecided"] == ("release" if waived else "ask")
 
 
-def test_a_release_by_rules_that_did_not_ask_stays_true_and_a_new_one_is_asked_for(tmp_path):
+def test_a_release_by_rules_that_did_not_ask_stays_true_and_a_new_one_is_asked_for(tmp_path, monkeypatch):
     """The rules of an older nbops have no key `undecided`."""
     project, store = toy(tmp_path), tmp_path / "store"
-    version = make_version(project, store, "2024-02")
-    judge_fairness(project, store, version, "abstain")
     old = {name: value for name, value in approvals.rules(project).items() if name != "undecided"}
-    ledger.record(store, "policy", subject=project.name, payload=old)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            registry, "note_rules", lambda project, store: ledger.record(store, "policy", subject="toy", payload=old)
+        )
+        version = make_version(project, store, "2024-02")
+    judge_fairness(project, store, version, "abstain")
     said = {"version": 1, "digest": version.digest, "period": "2024-02", "approvals": [], "rules": ledger.digest(old)}
     verdict = approvals.find_verdict(project, store, version.digest)["id"]
     ledger.record(store, "promotion", subject="toy@2024-02", payload={**said, "verdict": verdict, "signature": None})
