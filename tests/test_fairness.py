@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from fairlearn import metrics as theirs
 
-from nbops import fairness, features, tracking, training
+from nbops import fairness, features, registry, releases, tracking, training
 from nbops.base import InputError
 from nbops.config import Project, Source, Target, load_project
 from nbops.trust import Fairness
@@ -279,7 +280,7 @@ def test_mortgages_as_they_were_decided_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_path):
+def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_path, monkeypatch):
     folder = copied(tmp_path / "m")
     done = command(folder, "run", "--json")
     assert done.returncode == 0, done.stderr
@@ -304,3 +305,13 @@ def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_pa
         < found["before mitigation", "race", "demographic_parity_difference"] - 0.05
     )
     assert "accuracy" in (stage / "80_evaluate.ipynb").read_text()  # the cost stands beside it
+    # what mitigation leaves is an ordinary model: saved, released, loaded and asked like any other
+    mitigated, store = load_project(folder), folder / "store"
+    monkeypatch.setenv("NBOPS_ACTOR", "a second person")
+    assert release["released"] or releases.approve(mitigated, store, 1)["released"]
+    serving = registry.champion_now(mitigated, store)
+    held_rows = pd.read_parquet(folder / "store/products/all/30_features/training.parquet").head(50)
+    model = registry.load_version(mitigated, store, serving)
+    assert serving.version == 1 and training.predict_scores("binary", model, held_rows)["score"].between(0, 1).all()
+    with zipfile.ZipFile(tracking.fetch_model(mitigated, store, serving.model_uri)) as archive:
+        assert b"fairlearn" not in archive.read("schema.json")

@@ -388,7 +388,7 @@ def _backend(cluster: Cluster) -> Any:
     """A back-end for joblib that computes on a cluster."""
     from joblib.parallel import AutoBatchingMixin, ThreadingBackend
 
-    class OnCluster(AutoBatchingMixin, ThreadingBackend):  # type: ignore[misc]
+    class OnCluster(AutoBatchingMixin, ThreadingBackend):
         uses_threads = supports_sharedmem = False
 
         def effective_n_jobs(self, n_jobs: int | None) -> int:
