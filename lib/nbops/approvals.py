@@ -107,7 +107,7 @@ def find_verdict(
 
 # %% ../../notebooks/lib/31_approvals.ipynb #c768e3b1
 def undecided(verdict: dict[str, Any] | None) -> list[str]:
-    """What a verdict leaves open about fairness: the details of its fairness checks that abstain.
+    """What a verdict leaves open about fairness: what its checks say that abstain.
 
     Parameters
     ----------

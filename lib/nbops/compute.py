@@ -118,7 +118,7 @@ def about_worker() -> dict[str, str]:
             found[name] = version(name)
     return found
 
-
+# %% ../../notebooks/lib/21_compute.ipynb #dc85ed6c
 def _check_workers(cluster: Cluster) -> None:
     """Refuses a cluster without workers, and workers that would compute something else."""
     try:
@@ -153,7 +153,7 @@ def _check_new(cluster: Cluster) -> None:
             )
         cluster.known.add(worker)
 
-# %% ../../notebooks/lib/21_compute.ipynb #dc85ed6c
+# %% ../../notebooks/lib/21_compute.ipynb #a0a284c7
 @functools.cache
 def _mark() -> str:
     """What `about_worker` says, in one word; asked once in the life of a process."""
@@ -177,7 +177,7 @@ def _unmarked(cluster: Cluster, result: Any) -> Any:
                          "What was finished before is kept; end that worker and give the same command.")  # fmt: skip
     return value
 
-# %% ../../notebooks/lib/21_compute.ipynb #81897655
+# %% ../../notebooks/lib/21_compute.ipynb #b2320eff
 @contextlib.contextmanager
 def open_cluster(project: Project) -> Iterator[Cluster]:
     """The cluster of a project, connected; the one without a client if none is configured.
@@ -218,7 +218,7 @@ def open_cluster(project: Project) -> Iterator[Cluster]:
             _check_workers(cluster)
         yield cluster
 
-# %% ../../notebooks/lib/21_compute.ipynb #8714da19
+# %% ../../notebooks/lib/21_compute.ipynb #9b0bca55
 def _same(value: T) -> T:
     """What was given. As a task of its own, a value that is lost with its worker is made again."""
     return value
@@ -246,7 +246,7 @@ def _run_there(
     finally:
         client.cancel(list(places))
 
-# %% ../../notebooks/lib/21_compute.ipynb #7724580d
+# %% ../../notebooks/lib/21_compute.ipynb #8f9c1c21
 def _outcome(cluster: Cluster, future: Any) -> Any:
     """The result of a task that has ended, or the exception that ended it."""
     try:
@@ -274,7 +274,7 @@ def _wait_for_one(cluster: Cluster, futures: list[Any]) -> None:
         if alone and time.monotonic() - alone > cluster.patience:
             raise ClusterLost(f"{cluster.name}: no worker is left")
 
-# %% ../../notebooks/lib/21_compute.ipynb #2ef9a845
+# %% ../../notebooks/lib/21_compute.ipynb #acba8abe
 def run_all(
     cluster: Cluster,
     function: Callable[..., T],
@@ -339,7 +339,7 @@ def _let_go(cluster: Cluster, error: ClusterLost) -> None:
     log.warning("%s; the rest is computed here", error)
     cluster.client = None
 
-# %% ../../notebooks/lib/21_compute.ipynb #d1729c63
+# %% ../../notebooks/lib/21_compute.ipynb #942a46db
 LARGE = 10_000  # bytes; what is smaller travels with each batch
 
 
@@ -383,7 +383,7 @@ def _packed(items: Sequence[tuple[Any, Any, Any]]) -> tuple[list[Any], list[tupl
     ]
     return large, calls
 
-# %% ../../notebooks/lib/21_compute.ipynb #942a46db
+# %% ../../notebooks/lib/21_compute.ipynb #0795886d
 def _backend(cluster: Cluster) -> Any:
     """A back-end for joblib that computes on a cluster."""
     from joblib.parallel import AutoBatchingMixin, ThreadingBackend
@@ -400,7 +400,7 @@ def _backend(cluster: Cluster) -> Any:
 
     return OnCluster()
 
-# %% ../../notebooks/lib/21_compute.ipynb #0795886d
+# %% ../../notebooks/lib/21_compute.ipynb #acda3f2b
 def fit_on(cluster: Cluster, fit: Callable[[], T]) -> T:
     """What a fitting function gives, its parallel parts done by the cluster.
 
