@@ -6,7 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,38 @@ def nats(tmp_path):
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path):
+    """A real `mlflow server` on loopback: its address, and the functions `start` and `stop` (as kill -9 stops it)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, folder, running = f"http://127.0.0.1:{port}", tmp_path / "mlflow server", []
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+             "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]  # fmt: skip
+
+    def start():
+        folder.mkdir(exist_ok=True)
+        with open(folder / "log", "a") as log:
+            program = Path(sys.executable).with_name("mlflow")
+            running.append(subprocess.Popen([program, *words], stdout=log, stderr=log, start_new_session=True))
+        for _ in range(600):
+            try:
+                return urllib.request.urlopen(f"{address}/health", timeout=1).read()
+            except OSError:
+                time.sleep(0.1)
+        pytest.fail((folder / "log").read_text()[-2000:])
+
+    def stop():
+        while running:
+            os.killpg(running[-1].pid, signal.SIGKILL)
+            running.pop().wait()
+
+    start()
+    yield address, start, stop
+    stop()
 
 
 @pytest.fixture(scope="session")

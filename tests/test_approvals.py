@@ -93,6 +93,61 @@ def test_auto_with_high_risk_waits_and_with_low_risk_does_not(store):
     assert releases.settle(toy(store), store, version, period="2024-02")[0]
 
 
+def judge_fairness(project, store, version, status):
+    """A verdict that passes, with a check of fairness that ended so."""
+    floor = {"area": "performance", "name": "floor", "status": "pass", "detail": "roc_auc 0.9"}
+    race = {"area": "fairness", "name": "selection_rate_ratio", "status": status, "detail": f"race: {status}"}
+    verdict = {"digest": version.digest, "period": version.period, "passed": True, "checks": [floor, race]}
+    ledger.record(store, "verdict", subject=f"{project.name}@{version.period}", payload=verdict)
+
+
+def test_what_could_not_be_shown_about_fairness_a_person_must_answer_for(store, act):
+    project = toy(store)
+    version = registry.find_version(project, store, 2)
+    judge_fairness(project, store, version, "abstain")
+    done, state, why = releases.settle(project, store, version, period="2024-02")
+    assert not done and state.passed and state.missing == ["any"]
+    assert "fairness is undecided, so a person must answer for it: race: abstain" in why
+    line = releases.release_line("2024-02", version, done, state, why, None)
+    assert line["waiting"] == ["any"] and "nbops approve 2" in line["what"]
+    with pytest.raises(Refused, match="cannot be promoted: approval is missing .*race: abstain"):
+        releases.promote(project, store, 2)
+    with pytest.raises(Refused, match="never released"):
+        registry.load_version(project, store, version)
+    assert act("bob", releases.approve, project, store, 2)["released"]
+    assert registry.load_version(project, store, version) is not None
+
+
+@pytest.mark.parametrize(("status", "waived"), [("pass", False), ("abstain", True)])
+def test_fairness_that_was_shown_or_a_waiver_on_the_record_needs_nobody(store, status, waived):
+    project = toy(store, release={"undecided": "release"} if waived else {})
+    version = registry.find_version(project, store, 2)
+    judge_fairness(project, store, version, status)
+    assert releases.settle(project, store, version, period="2024-02")[0]
+    assert ledger.records(store, "policy")[-1]["payload"]["undecided"] == ("release" if waived else "ask")
+
+
+def test_a_release_by_rules_that_did_not_ask_stays_true_and_a_new_one_is_asked_for(tmp_path, monkeypatch):
+    """The rules of an older nbops have no key `undecided`."""
+    project, store = toy(tmp_path), tmp_path / "store"
+    old = {name: value for name, value in approvals.rules(project).items() if name != "undecided"}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            registry, "note_rules", lambda project, store: ledger.record(store, "policy", subject="toy", payload=old)
+        )
+        version = make_version(project, store, "2024-02")
+    judge_fairness(project, store, version, "abstain")
+    said = {"version": 1, "digest": version.digest, "period": "2024-02", "approvals": [], "rules": ledger.digest(old)}
+    verdict = approvals.find_verdict(project, store, version.digest)["id"]
+    ledger.record(store, "promotion", subject="toy@2024-02", payload={**said, "verdict": verdict, "signature": None})
+    registry.check_release(project, store, version)
+    approvals.note_rules(project, store)
+    registry.check_release(project, store, version)
+    ledger.record(store, "promotion", subject="toy@2024-02", payload={**said, "verdict": verdict, "signature": None})
+    with pytest.raises(Refused, match="fairness is undecided"):  # slipped in after today's rules were noted
+        registry.check_release(project, store, version)
+
+
 def test_rules_that_nobody_can_fulfil_are_refused(tmp_path):
     for release, said in [
         (HUMAN | {"approvals": [{"role": "risk", "count": 3}]}, "ask for 3 with the role 'risk', held by bob, cleo"),

@@ -17,7 +17,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from nbops.base import InputError
 from nbops.card_pages import card_html, card_markdown
 from nbops.cards import model_card
-from nbops.checkpoints import make_checkpoint
+from nbops.checkpoints import make_checkpoint, verify_since
 from nbops.compliance import ask, compliance, compliance_html, compliance_markdown
 from nbops.config import Project, Source, Target, load_project
 from nbops.controls import ANNEX, NIST, SUBCATEGORIES, uncovered
@@ -347,6 +347,59 @@ def test_records_cut_off_after_a_signed_checkpoint_show(tmp_path):
     last = records(store)[-1]["seq"]
     tamper(store, f"DELETE FROM ledger WHERE seq >= {last - 1}")  # the checkpoint's record, and the promotion before it
     assert any("ledger is broken" in one for one in model_card(project, store, 1).problems)
+
+
+@pytest.mark.parametrize(
+    "how", ["DELETE FROM ledger WHERE kind = 'rejection'", "UPDATE ledger SET kind = 'note' WHERE kind = 'rejection'"]
+)
+def test_a_rejection_taken_out_before_a_signed_checkpoint_shows(tmp_path, how):
+    """A card states what is not there, so what it rests on is the whole chain, not the records that it shows."""
+    project, store = registered(tmp_path)
+    model = records(store, "version")[0]["payload"]["digest"]
+    said = {"version": 1, "digest": model, "person": "bob", "comment": "no", "signature": None}
+    record(store, "rejection", subject="toy@all", payload=said, actor="bob")
+    record(store, "report", subject="toy@all", payload={"period": "all"})
+    assert model_card(project, store, 1).problems == []
+    make_key(tmp_path / "signing.key")
+    make_checkpoint(store, key="file:signing.key", root=tmp_path)
+    tamper(store, how)
+    assert verify_since(store) is None and any(
+        "ledger is broken" in one for one in model_card(project, store, 1).problems
+    )
+
+
+@pytest.mark.slow
+def test_a_card_from_a_ledger_on_postgresql_is_the_card_from_sqlite(tmp_path, postgres, monkeypatch):
+    import sqlalchemy
+
+    server = sqlalchemy.create_engine(postgres)
+    with server.begin() as connection:
+        connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS ledger"))
+    pages = []
+    for place in ("here", "there"):
+        if place == "there":
+            monkeypatch.setenv("NBOPS_LEDGER", postgres)
+        (tmp_path / place).mkdir()
+        project, store = registered(tmp_path / place, checks=[check(value=0.9, low=0.8, high=1.0, limit=0.6)])
+        promoted(store, 1, "all", records(store, "version")[0]["payload"]["digest"])
+        card = model_card(project, store, 1)
+        assert card.problems == [] and card.status == "champion", card
+        note_card(store, gather(project, store, 1))
+        make_key(tmp_path / place / "signing.key")
+        make_checkpoint(store, key="file:signing.key", root=tmp_path / place)
+        card, file = model_card(project, store, 1), compliance(project, store, 1)
+        assert card.signed == card.checked - 1 and card_markdown(card) and compliance_markdown(file)
+        parts = [(one.name, one.missing, [len(table.rows) for table in one.tables]) for one in card.sections]
+        pages.append((parts, card.status, card.checked))
+    assert pages[0] == pages[1] and not (store / "nbops.db").exists()
+    with server.begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE ledger DISABLE TRIGGER USER"))
+        connection.execute(
+            sqlalchemy.text("UPDATE ledger SET payload = replace(payload, '0.9', '0.7') WHERE kind = 'verdict'")
+        )
+    (problem,) = [one for one in model_card(project, store, 1).problems if "ledger is broken" in one]
+    assert "record 2" in problem
+    server.dispose()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from fairlearn import metrics as theirs
 
-from nbops import fairness, features, tracking, training
+from nbops import fairness, features, registry, releases, tracking, training
 from nbops.base import InputError
 from nbops.config import Project, Source, Target, load_project
 from nbops.trust import Fairness
@@ -279,7 +280,7 @@ def test_mortgages_as_they_were_decided_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_path):
+def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_path, monkeypatch):
     folder = copied(tmp_path / "m")
     done = command(folder, "run", "--json")
     assert done.returncode == 0, done.stderr
@@ -290,6 +291,12 @@ def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_pa
             one["status"] == "pass" or "can't be shown at this sample size" in one["detail"]
         )
         assert (one["status"] == "pass") == (one["high"] <= 0.1)
+    release = json.loads((folder / "store/products/all/90_release/release.json").read_text())
+    left = [one["detail"] for one in checks if one["status"] == "abstain"]
+    assert release["released"] == (not left)  # what could not be shown, a person must answer for
+    if left:
+        assert release["waiting"] == ["any"] and "fairness is undecided" in release["why"] and left[0] in release["why"]
+        assert "nbops approve 1" in done.stdout + release["what"]
     found = pd.read_parquet(stage / "fairness.parquet").set_index(["model", "attribute", "measure"])["value"]
     for measure in ("demographic_parity_difference", "equalized_odds_difference"):
         assert {("candidate", "race", measure), ("before mitigation", "race", measure)} <= set(found.index)
@@ -298,3 +305,13 @@ def test_mortgages_treated_alike_pass_or_the_gate_says_why_it_cannot_tell(tmp_pa
         < found["before mitigation", "race", "demographic_parity_difference"] - 0.05
     )
     assert "accuracy" in (stage / "80_evaluate.ipynb").read_text()  # the cost stands beside it
+    # what mitigation leaves is an ordinary model: saved, released, loaded and asked like any other
+    mitigated, store = load_project(folder), folder / "store"
+    monkeypatch.setenv("NBOPS_ACTOR", "a second person")
+    assert release["released"] or releases.approve(mitigated, store, 1)["released"]
+    serving = registry.champion_now(mitigated, store)
+    held_rows = pd.read_parquet(folder / "store/products/all/30_features/training.parquet").head(50)
+    model = registry.load_version(mitigated, store, serving)
+    assert serving.version == 1 and training.predict_scores("binary", model, held_rows)["score"].between(0, 1).all()
+    with zipfile.ZipFile(tracking.fetch_model(mitigated, store, serving.model_uri)) as archive:
+        assert b"fairlearn" not in archive.read("schema.json")

@@ -4,13 +4,9 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
-import sys
 import time
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -323,42 +319,9 @@ def test_a_run_leaves_no_pickle(tmp_path):
     assert pickles(folder / "store") == ["x.bin"]
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A real `mlflow server` on loopback, and its address; `stop` and `start` are functions."""
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
-             "--artifacts-destination", str(tmp_path / "kept")]  # fmt: skip
-    running, program = [], Path(sys.executable).with_name("mlflow")
-
-    def start():
-        with open(tmp_path / "server.log", "a") as log:
-            running.append(subprocess.Popen([program, *words], stdout=log, stderr=log, start_new_session=True))
-        for _ in range(600):
-            try:
-                return urllib.request.urlopen(f"{address}/health", timeout=1).read()
-            except OSError:
-                time.sleep(0.1)
-        pytest.fail((tmp_path / "server.log").read_text()[-2000:])
-
-    def stop():
-        os.killpg(running[-1].pid, signal.SIGKILL)
-        running[-1].wait()
-
-    start()
-    yield address, start, stop
-    stop()
-
-
 @pytest.mark.slow
-def test_a_server_keeps_the_models_and_may_go_away(tmp_path, server, monkeypatch):
-    address, start, stop = server
+def test_a_server_keeps_the_models_and_may_go_away(tmp_path, mlflow_server, monkeypatch):
+    address, start, stop = mlflow_server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     store, project = tmp_path / "store", toy(tmp_path / "store")

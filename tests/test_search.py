@@ -1,8 +1,10 @@
 """Search: repeatable, resumed after kill -9, honest about failures, the same in one go as in pieces."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from nbops.config import Project, Source, Target, Time
 from nbops.evaluation import primary_metric
 from nbops.parts import Search
 from nbops.search import open_journal, search, search_spaces, suggest
+from small_project import command, environment, make_project
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:'n_jobs' has no effect:FutureWarning")
@@ -286,26 +289,80 @@ def test_runs_in_mlflow_are_nested_and_not_logged_twice(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_mlflow_that_goes_away_costs_no_trial(tmp_path, monkeypatch, caplog):
+def test_a_server_that_is_killed_costs_no_trial_and_gets_what_it_missed(tmp_path, mlflow_server, monkeypatch, caplog):
     import mlflow
 
-    real, count = mlflow.MlflowClient.log_batch, []
+    address, start, stop = mlflow_server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    told = []
 
-    def gone(self, *arguments, **more):
-        count.append(1)
-        if len(count) > 3:
-            raise ConnectionError("connection refused")
-        return real(self, *arguments, **more)
+    def tell(text):
+        told.append(text)
+        if len(told) == 1:
+            stop()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "log_batch", gone)
-        found = run(make(tmp_path, trials=8, batch=2), tmp_path)
-    assert len(found.trials) == 8 and "MLflow does not answer" in found.note and "goes on" in caplog.text
-    run(make(tmp_path, trials=8, batch=2), tmp_path)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    done = client.search_runs(["1"], "attributes.status = 'FINISHED'", max_results=100)
-    names = [one.data.tags["nbops.trial"] for one in done if "nbops.trial" in one.data.tags]
-    assert sorted(names) == sorted({*names}) and len(names) == 8
+    project = make(tmp_path, trials=8, batch=2)
+    begin = time.monotonic()
+    found = run(project, tmp_path / "there", tell=tell)
+    assert len(told) == 2 and time.monotonic() - begin < 60
+    assert (
+        len(found.trials) == 8
+        and f"MLflow at {address} does not answer: " in found.note
+        and caplog.text.count("the search goes on") == 1
+    )
+    start()
+    told.append("")
+    again = run(project, tmp_path / "there", tell=tell)
+    assert again.trials.equals(found.trials) and "does not answer" not in again.note
+    client = mlflow.MlflowClient(address)
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id], max_results=100)
+    (parent,) = [one for one in runs if "nbops.search" in one.data.tags]
+    names = [one.data.tags["nbops.trial"] for one in runs if "nbops.trial" in one.data.tags]
+    assert len(names) == len({*names}) == 8 and {one.info.status for one in runs} == {"FINISHED"}
+    assert parent.data.metrics["best_so_far"] == found.trials["best"].max()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    same(run(project, tmp_path / "here"), found)
+    assert not (tmp_path / "there/mlflow.db").exists()
+
+
+def count_runs(folder, name):
+    """How many runs of a name a server has, asked of its database."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow server/server.db")) as connection:
+        return connection.execute("SELECT count(*) FROM runs WHERE name = ?", (name,)).fetchone()[0]
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_is_killed_says_so_once_and_the_same_command_finishes(tmp_path, mlflow_server, monkeypatch):
+    address, start, stop = mlflow_server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    settings = {"search": {"trials": 6}, "training": {"families": ["linear", "decision_tree"]}}
+    folder = make_project(tmp_path / "project", kind="binary", rows=120, **settings)
+    words = [Path(sys.executable).with_name("nbops"), "run"]
+    running = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while running.poll() is None and not count_runs(tmp_path, "train all"):  # stage 70 logs what it has compared
+        time.sleep(0.02)
+    stop()
+    output = "".join(running.communicate())
+    for code, said in [
+        (running.returncode, output),
+        told(command(folder, "run")),
+    ]:  # killed during the stage, and before
+        problem = [line for line in said.splitlines() if line.startswith("nbops: stage")]
+        assert code == 1 and len(problem) == 1 and "Traceback" not in said and "HTTPConnectionPool" not in said, said
+        assert f"stage 70_train failed: RuntimeError: MLflow at {address} does not answer: " in problem[0]
+        assert "when it is back, the same command goes on" in problem[0]
+    assert not (folder / "store/products/all/70_train/candidate.json").exists()
+    start()
+    code, said = told(command(folder, "run"))
+    assert code == 0 and "version 1" in said.splitlines()[0], said
+    assert "6 trials in" in said and "of 6 trials" not in said  # the search was finished before, and is not done again
+    assert not (folder / "store/mlflow.db").exists() and count_runs(tmp_path, "search") == 1
+    assert json.loads((folder / "store/products/all/90_release/release.json").read_text())["champion"] == 1
+
+
+def told(done):
+    """Exit code and all that was printed."""
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -15,13 +15,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
-from nbops import evaluation, intervals, onnx_models, suite
+from model_store import toy
+from nbops import evaluation, intervals, ledger, onnx_models, registry, releases, suite
 from nbops.base import InputError
 from nbops.config import Gates, Project, Source, Target, load_project
 from nbops.evaluation import Check, Verdict, calibration_error, check_table, paired_difference
 from nbops.gates import Behaviour, Budget, Slices
-from nbops.properties import consistency_checks
+from nbops.properties import consistency_checks, model_columns
 from nbops.slices import slice_checks
+from nbops.tracking import log_candidate, open_tracking
 from nbops.training import fit_model, predict_scores
 from small_project import change, command, environment, make_project
 
@@ -377,14 +379,59 @@ def test_onnx_gives_the_same_answers(kind, family):
     np.testing.assert_allclose(told, want, rtol=1e-6, atol=1e-6)
 
 
-def test_onnx_that_differs_fails_and_none_abstains_by_name(binary, monkeypatch):
+def test_onnx_that_differs_is_not_used_and_none_abstains_by_name(binary, monkeypatch):
     model, learned, held = binary
     other = onnx_models.to_onnx(fit_model(make(), "hist_gradient_boosting", learned, seed=0))
     named = twisted(model, lambda p, X: p)
     found = {one.name: one for one in consistency_checks(make(), named, held, seed=0)}
     assert found["onnx"].status == "abstain" and "Twisted" in found["onnx"].detail
-    monkeypatch.setattr(onnx_models, "to_onnx", lambda model: other)
-    assert {one.name for one in consistency_checks(make(), model, held, seed=0) if one.status == "fail"} == {"onnx"}
+    for content in (other, b"no graph"):
+        monkeypatch.setattr(onnx_models, "to_onnx", lambda model, content=content: content)
+        checks = consistency_checks(make(), model, held, seed=0)
+        found = {one.name: one for one in checks}
+        assert found["onnx"].status == "abstain" and "the scikit-learn model answers instead" in found["onnx"].detail
+        assert not [one.name for one in checks if one.status == "fail"]
+    assert found["onnx"].value is None
+
+
+@pytest.mark.slow
+def test_numbers_that_32_bits_do_not_tell_apart_cost_lightgbm_its_onnx_form_and_nothing_else(tmp_path):
+    """LightGBM's thresholds are written in 32 bits: the release goes on, and the ledger says which form may answer."""
+    pytest.importorskip("lightgbm")
+    pytest.importorskip("onnxmltools")
+    table = rows_of(rows=900, days=None)
+    exact, size = {}, table["größe (cm)"]
+    for name, values in {"small": (100 * size).round(), "large": 1e9 + (100 * size).round()}.items():
+        held = table.assign(**{"größe (cm)": values}).tail(300)
+        project = toy(tmp_path, training={"families": ["lightgbm"]})
+        model = fit_model(project, "lightgbm", table.assign(**{"größe (cm)": values}).head(600), seed=0)
+        checks = consistency_checks(project, model, held, seed=0)
+        found = {one.name: one for one in checks}
+        assert {one.status for one in checks if one.name != "onnx"} == {"pass"}
+        exact[name] = found["onnx"]
+        log = log_candidate(project, tmp_path / name, model, name="lightgbm", train=held.head(3)[["größe (cm)", "age", TOWN]],
+                            data_digest="0" * 64, params={}, metrics={}, tags={})  # fmt: skip
+        facts = {"trained_from": None, "trained_until": None, "rows": 600, "metric": "roc_auc", "value": 0.9}
+        version = registry.register(project, tmp_path / name, {**log, **facts, "family": "lightgbm"}, period="2024-01")
+        assert registry.onnx_form(project, tmp_path / name, version) == (
+            False,
+            "the ONNX form was not compared with the model",
+        )
+        verdict = Verdict(period="2024-01", digest=version.digest, rows=300, checks=checks)
+        said = verdict.model_dump() | {"passed": verdict.passed}
+        ledger.record(tmp_path / name, "verdict", subject="toy@2024-01", payload=said)
+        assert releases.settle(project, tmp_path / name, version, period="2024-01")[0]
+        assert registry.onnx_form(project, tmp_path / name, version) == (name == "small", found["onnx"].detail)
+        assert (
+            registry.load_version(project, tmp_path / name, version)
+            .predict(held.head(2)[sum(model_columns(model), [])])
+            .size
+            == 2
+        )
+        tags = open_tracking(project, tmp_path / name).MlflowClient().get_model_version("toy", "1").tags
+        assert tags["onnx"] == {"small": "exact", "large": "not used"}[name]
+    assert exact["small"].status == "pass" and exact["large"].status == "abstain"
+    assert exact["large"].value > 0.1 and "'größe (cm)' holds numbers above 2^24" in exact["large"].detail
 
 
 # Settings, and what a person can get wrong

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .approvals import is_free
 from .card_parts import Card, Cell, Fact, Figure, Row, Section, Table, cell
 from .config import Project
 from .evidence import Found, gather
@@ -349,11 +350,15 @@ def _calibration(found: Found) -> Section:
 def _approvals(found: Found) -> Section:
     """The rules for a release, and what people have said."""
     policy, facts, missing = found.last("policy"), [], []
+    verdict = {"checks": found.checks}
     if policy:
         said, key = policy["payload"], found.key(policy)
         asked = [f"{one.get('count', 1)} × {one['role']}" for one in said.get("approvals", [])]
-        free = said.get("policy") == "auto" and said.get("risk") == "low"
-        rule = "a passing verdict is enough" if free else "also approval by " + (", ".join(asked) or "nobody")
+        rule = (
+            "a passing verdict is enough"
+            if is_free(said, verdict)
+            else "also approval by " + (", ".join(asked) or "nobody")
+        )
         facts.append(
             Fact(name="Policy", said=[cell(f"{said.get('policy')}, risk {said.get('risk')}: {rule}")], refs=key)
         )
@@ -370,8 +375,7 @@ def _approvals(found: Found) -> Section:
     columns = ["time (UTC)", "person", "said", "signed", "comment", "counts"]
     tables = [Table(title="Approvals and rejections", columns=columns, rows=lines)] if lines else []
     asked = policy["payload"] if policy else {}
-    free = (asked.get("policy"), asked.get("risk")) == ("auto", "low")
-    if not lines and free:
+    if not lines and is_free(asked, verdict):
         facts.append(
             Fact(name="Approvals", said=[cell("none; the policy asks for none", tone="mute")], refs=found.key(policy))
         )

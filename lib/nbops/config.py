@@ -226,12 +226,15 @@ class _Person(Part):
 class Release(Part):
     """When a model that passed its gates is released: by itself, or after people approve.
 
-    With `policy: auto` and `risk: low` it is released by itself; otherwise `approvals` are waited for. Names under `people` are
-    those of the operating system or of NBOPS_ACTOR. `signer` is the public key of whoever releases, if releases must be signed.
+    With `policy: auto` and `risk: low` it is released by itself; otherwise `approvals` are waited for. They are also waited for
+    when a check of `fairness` abstains: what the rows could not show, a person must answer for (`undecided: release` waives that).
+    Names under `people` are those of the operating system or of NBOPS_ACTOR. `signer` is the public key of whoever releases, if
+    releases must be signed.
     """
 
     policy: Literal["auto", "human"] = "auto"
     risk: Literal["low", "high"] = "low"
+    undecided: Literal["ask", "release"] = "ask"
     approvals: list[_Approval] = Field([_Approval()], min_length=1)
     people: dict[str, _Person] = {}
     signer: str | None = Field(None, pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Version', 'versions', 'find_version', 'register', 'releases', 'promotions', 'champion_before', 'champion_now',
            'champion_after', 'first_before', 'stamp', 'read_stamp', 'check_release', 'check_evidence', 'model_file',
-           'load_version', 'challenger_now', 'find_model']
+           'load_version', 'onnx_form', 'challenger_now', 'find_model']
 
 # %% ../../notebooks/lib/32_registry.ipynb #07d58752
 import zipfile
@@ -409,6 +409,27 @@ def load_version(project: Project, store: str | Path, version: Version, *, relea
     return load_model(model_file(project, store, version), trusted=trusted_types(project))
 
 # %% ../../notebooks/lib/32_registry.ipynb #b4cb7b61
+def onnx_form(project: Project, store: str | Path, version: Version) -> tuple[bool, str]:
+    """Whether a version's ONNX form was shown to answer as its model, and in which words.
+
+    Parameters
+    ----------
+    project : Project
+    store : str or Path
+    version : Version
+
+    Returns
+    -------
+    (bool, str)
+        False if it differs, does not exist, or was never compared: then the scikit-learn model must answer.
+    """
+    verdict = find_verdict(project, store, version.digest) or {}
+    found = [one for one in verdict.get("checks", []) if (one.get("area"), one.get("name")) == ("consistency", "onnx")]
+    if not found:
+        return False, "the ONNX form was not compared with the model"
+    return found[-1].get("status") == "pass", str(found[-1].get("detail", ""))
+
+# %% ../../notebooks/lib/32_registry.ipynb #db68902d
 def challenger_now(project: Project, store: str | Path) -> Version | None:
     """The newest version, if it was never released.
 
@@ -425,7 +446,7 @@ def challenger_now(project: Project, store: str | Path) -> Version | None:
     known = {one["payload"]["version"] for one in releases(project, store)}
     return newest[0] if newest and newest[0].version not in known else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #d6b4e801
+# %% ../../notebooks/lib/32_registry.ipynb #862e3d6c
 def find_model(project: Project, store: str | Path, name: str) -> Version:
     """The version that a name stands for.
 

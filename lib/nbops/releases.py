@@ -38,6 +38,7 @@ from nbops.registry import (
     check_evidence,
     find_version,
     model_file,
+    onnx_form,
     releases,
     versions,
 )
@@ -94,7 +95,8 @@ def _wanted(
         known = "champion" if one == champion else "former champion" if one.version in ever else "never released"
         verdict = "none" if state.verdict is None else "pass" if state.passed else "fail"
         approvals = ", ".join(state.given) or ("none needed" if not state.needed else "none")
-        tags[one.version] = {"release": state.closed or known, "verdict": verdict, "approvals": approvals}
+        form = "exact" if onnx_form(project, store, one)[0] else "not used"
+        tags[one.version] = {"release": state.closed or known, "verdict": verdict, "approvals": approvals, "onnx": form}
     return aliases, tags
 
 # %% ../../notebooks/lib/33_releases.ipynb #d4a7dbd0

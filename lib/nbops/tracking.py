@@ -242,7 +242,9 @@ def logging_errors(store: str | Path) -> Iterator[None]:
         where, text = re.sub(r"//[^/@]*@", "//…@", tracking_uri(store)), re.sub(r"//[^/@\s]*@", "//…@", str(error))
         down = re.search("Max retries|Connection|timed out|failed with error code 5|too many 5", text)
         what = "does not answer" if down and where.startswith("http") else "cannot be used"
-        raise RuntimeError(f"MLflow at {where} {what}: {text.splitlines()[0][:200]}. What was finished is kept; "
+        why = re.search(r"\[Errno -?\d+\] ([\w ]+)|(timed out)|(error code 5\d\d)", text) if down else None
+        said = next(one for one in why.groups() if one) if why else text.splitlines()[0][:200]
+        raise RuntimeError(f"MLflow at {where} {what}: {said}. What was finished is kept; "
                            "when it is back, the same command goes on.") from error  # fmt: skip
 
 # %% ../../notebooks/lib/22_tracking.ipynb #7c006b7b

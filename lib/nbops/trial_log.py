@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import InputError
 from .config import PRIMARY, Project
-from .tracking import open_tracking
+from .tracking import logging_errors, open_tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +80,22 @@ def _log_trial(tracker: Tracker, one: Any) -> None:
     client.set_terminated(run, "FAILED" if one.state == "failed" else "FINISHED")
     tracker.known[name] = run
 
+
+def _log_new(tracker: Tracker, table: "pd.DataFrame", status: str) -> None:
+    """Logs what MLflow does not have yet."""
+    from mlflow.entities import Metric
+
+    if tracker.client is None:
+        _open_parent(tracker)
+    finished = [one for one in table.itertuples() if one.state != "running"]
+    new = [one for one in finished if f"{one.line} {one.trial}" not in tracker.known]
+    for one in new:
+        _log_trial(tracker, one)
+    now = round(1000 * time.time())
+    best = [Metric("best_so_far", one.best, now, one.number) for one in new if math.isfinite(one.best)]
+    tracker.client.log_batch(tracker.parent, metrics=best)
+    tracker.client.update_run(tracker.parent, status=status)
+
 # %% ../../notebooks/lib/25_trial_log.ipynb #184eb75f
 def log_trials(tracker: Tracker, table: "pd.DataFrame", *, status: str = "RUNNING") -> None:
     """Logs what is new in a table of trials, and the best score so far.
@@ -95,28 +111,13 @@ def log_trials(tracker: Tracker, table: "pd.DataFrame", *, status: str = "RUNNIN
     """
     if tracker.problem:
         return
-    import mlflow
-
     before = {name: os.environ.get(name) for name in BRIEF}
     os.environ.update({name: value for name, value in BRIEF.items() if before[name] is None})
     try:
-        if tracker.client is None:
-            _open_parent(tracker)
-        new = [
-            one
-            for one in table.itertuples()
-            if one.state != "running" and f"{one.line} {one.trial}" not in tracker.known
-        ]
-        for one in new:
-            _log_trial(tracker, one)
-        now = round(1000 * time.time())
-        best = [
-            mlflow.entities.Metric("best_so_far", one.best, now, one.number) for one in new if math.isfinite(one.best)
-        ]
-        tracker.client.log_batch(tracker.parent, metrics=best)
-        tracker.client.update_run(tracker.parent, status=status)
-    except (mlflow.MlflowException, OSError, RuntimeError, InputError) as error:
-        tracker.problem = f"MLflow does not answer ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+        with logging_errors(tracker.store):
+            _log_new(tracker, table, status)
+    except (OSError, RuntimeError, InputError) as error:
+        tracker.problem = str(error).partition(". What was finished")[0][:300]
         log.warning("%s: the search goes on, and the next call logs what is missing", tracker.problem)
     finally:
         for name in [name for name, value in before.items() if value is None]:
