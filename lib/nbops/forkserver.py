@@ -248,7 +248,7 @@ class _Lines:
         line, self.rest = self.rest.split(b"\n", 1)
         return json.loads(line)
 
-    def get_or_end(self, timeout: float) -> dict[str, Any] | None:
+    def get_or_end(self, timeout: float | None) -> dict[str, Any] | None:
         """The next line; after the last one the message that server and child are gone."""
         try:
             return self.get(timeout)
@@ -288,7 +288,7 @@ class ForkedProcess:
             pass
         return self.returncode
 
-    def _next(self, timeout: float) -> dict[str, Any] | None:
+    def _next(self, timeout: float | None) -> dict[str, Any] | None:
         """Reads one message and notes what it says."""
         line = self._lines.get_or_end(timeout)
         if line is not None:
@@ -300,9 +300,9 @@ class ForkedProcess:
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits for the end; gives the exit code, negative for a signal."""
-        end = time.monotonic() + (1e9 if timeout is None else timeout)
+        end = None if timeout is None else time.monotonic() + timeout
         while self.returncode is None:
-            if self._next(max(0.0, end - time.monotonic())) is None:
+            if self._next(None if end is None else max(0.0, end - time.monotonic())) is None:
                 raise subprocess.TimeoutExpired(str(self.args), timeout or 0)
         return self.returncode
 
