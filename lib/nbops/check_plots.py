@@ -9,7 +9,7 @@ __all__ = ['check_board']
 import pandas as pd
 import plotly.graph_objects as go
 
-from .plots import ACT, GOOD, GREY, _empty, _figure, _need, _short
+from .plots import ACT, GOOD, GREY, INK, _empty, _figure, _need, _short
 
 # %% ../../notebooks/lib/65_check_plots.ipynb #24d83a5c
 def check_board(table: pd.DataFrame) -> go.Figure:
@@ -48,9 +48,13 @@ def check_board(table: pd.DataFrame) -> go.Figure:
             "<br>".join(_short(one, 110) for one in part.get_group(area)["detail"].head(12)) if many[area] else ""
             for area in areas
         ]
-        text = [f"{many[area]} {word}" if many[area] else "" for area in areas]
-        figure.add_bar(y=[area.capitalize() for area in areas], x=many / total[areas], orientation="h", name=word.capitalize(),
+        room = many / total[areas]  # where there is none for the word, the colour and the title say it
+        text = [
+            "" if not many[area] else f"{many[area]} {word}" if room[area] > 0.12 else f"{many[area]}" for area in areas
+        ]
+        figure.add_bar(y=[area.capitalize() for area in areas], x=room, orientation="h", textangle=0, name=word.capitalize(),
                        marker={"color": color}, text=text, textposition="inside", insidetextanchor="middle", customdata=told,
-                       textfont={"color": "white", "size": 12}, hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
+                       textfont={"color": INK if status == "abstain" else "white", "size": 12},
+                       hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
     figure.update_layout(barmode="stack", bargap=0.28).update_xaxes(range=[0, 1], tickformat=".0%")
     return figure.update_yaxes(autorange="reversed")
