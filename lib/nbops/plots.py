@@ -104,14 +104,15 @@ class _Figure(go.Figure):
 
 def _template():
     """The house style: no frame, a faint grid, the title left in ink."""
-    axis = {"title": {"font": {"size": 12.5}, "standoff": 8}, "zeroline": False, "automargin": True}
+    axis = {"title": {"font": {"size": 12.5}, "standoff": 8}, "zeroline": False, "automargin": True,
+            "exponentformat": "power", "minexponent": 6}  # 0.00002 and 20,000, never 20µ  # fmt: skip
     return go.layout.Template(layout={
         "font": {"family": FONT, "size": 12.5, "color": MUTED}, "colorway": SERIES,
         "title": {"font": {"size": 15, "color": INK}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12},
                   "y": 1, "yref": "container", "yanchor": "top"},
         "paper_bgcolor": "#ffffff", "plot_bgcolor": "rgba(0,0,0,0)", "margin": {"l": 56, "r": 16, "t": 64, "b": 44},
         "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": AXIS, "font": {"family": FONT, "size": 12.5, "color": INK}},
-        "legend": {"orientation": "h", "traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12.5}},
+        "legend": {"orientation": "h", "traceorder": "normal", "y": 1, "yanchor": "bottom", "x": 0, "font": {"size": 12.5}},
         "xaxis": axis | {"showgrid": False, "linecolor": AXIS, "ticks": "outside", "ticklen": 4, "tickcolor": AXIS},
         "yaxis": axis | {"gridcolor": GRID, "showline": False, "ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)"},
     })  # fmt: skip
@@ -150,6 +151,8 @@ def _short(text, size=30):
 def _spans(figure, places, lows, highs, colors, *, width=4, opacity=0.45):
     """Intervals as bars. Their ends have unseen points: plotly leaves room at the figure's edge for points, not for lines."""
     for place, low, high, color in zip(places, lows, highs, colors, strict=True):
+        if pd.isna(low) or pd.isna(high):
+            continue  # nothing to draw, and nothing for the legend
         figure.add_scatter(x=[low, high], y=[place] * 2, mode="lines+markers", marker={"size": 8, "opacity": 0}, opacity=opacity,
                            line={"color": color, "width": width}, hoverinfo="skip", showlegend=False)  # fmt: skip
     return figure
@@ -666,8 +669,9 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
     figure = _figure(_comparison_title(part), height=140 + 52 * len(part), x=metric_label(metric))
     if "low" in part:
         _spans(figure, names, part["low"], part["high"], [ACCENT] * len(part), width=9, opacity=0.35)
-        figure.data[0].update(name="Interval", showlegend=True)
-    if "train_score" in part:
+        for first in figure.data[:1]:  # none where no family has bounds
+            first.update(name="Interval", showlegend=True)
+    if "train_score" in part and part["train_score"].notna().any():
         for name, score, train in zip(names, part["score"], part["train_score"], strict=True):
             figure.add_scatter(
                 x=[score, train], y=[name] * 2, mode="lines", line={"color": AXIS, "width": 3}, showlegend=False
@@ -778,7 +782,8 @@ def _board_labels(figure, part):
     """Names the lines of a scoreboard, with what each is held against, and says where nothing can be drawn."""
     names = [_short(metric_label(check), 34) for check in part["check"]]
     if "against" in part:
-        names = [f"{name}<br><sub>{_short(one, 40)}</sub>" for name, one in zip(names, part["against"], strict=True)]
+        below = [f"<br><span style='font-size:11px'>{_short(one, 40)}</span>" for one in part["against"]]
+        names = [name + one for name, one in zip(names, below, strict=True)]
     for place in part.index[part["difference"].isna()]:
         figure.add_annotation(x=0, y=place, xanchor="left", xshift=8, showarrow=False, font={"size": 12, "color": MUTED},
                               text=_short({"abstain": "abstained"}.get(part["status"][place], part["status"][place])))  # fmt: skip

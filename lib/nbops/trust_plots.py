@@ -30,6 +30,11 @@ from nbops.plots import (
 )  # fmt: skip
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #f37a130a
+def _lines(figure: go.Figure, names: list[str]) -> go.Figure:
+    """Names on the lines 0, 1, … of a figure, with as much room above and below however many they are."""
+    return figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4])
+
+
 def global_importance(table: pd.DataFrame, *, unit: str = "", top: int = 15) -> go.Figure:
     """Mean size of each feature's effect on predictions, the largest on top.
 
@@ -65,7 +70,7 @@ def global_importance(table: pd.DataFrame, *, unit: str = "", top: int = 15) -> 
     figure.add_bar(x=part["importance"], y=list(range(len(part))), orientation="h", marker_color=ACCENT,
                    customdata=100 * part["share"], hovertemplate="%{x:.3f}, %{customdata:.1f} % of all<extra></extra>")  # fmt: skip
     figure.update_layout(bargap=0.35).update_xaxes(showgrid=True, gridcolor=GRID)
-    return figure.update_yaxes(tickvals=list(range(len(part))), ticktext=[_short(one) for one in part["feature"]])
+    return _lines(figure, [_short(one) for one in part["feature"]])
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #66decbe8
 def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int = 300) -> go.Figure:
@@ -113,7 +118,7 @@ def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int 
                                customdata=[word for word, yes in zip(words, some, strict=True) if yes],
                                hovertemplate="%{customdata}: %{x:+.3f}<extra></extra>")  # fmt: skip
     figure.update_layout(legend={"itemsizing": "constant"})
-    return figure.update_yaxes(tickvals=list(range(len(order))), ticktext=[_short(features[i]) for i in order])
+    return _lines(figure, [_short(features[i]) for i in order])
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #4e83854c
 def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = "", top: int = 10) -> go.Figure:
@@ -150,6 +155,8 @@ def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = 
     if len(rest):
         names, steps = [*names, f"{len(rest)} others"], [*steps, float(rest["effect"].sum())]
     first = effects.iloc[0]
+    if not any(steps):
+        return _empty("No feature moves this prediction", f"It is the average, {number(base, 2)}.")
     way = "raises" if first["effect"] > 0 else "lowers"
     title = (
         f"{_short(first['feature'], 24)} {way} it most, from {number(base, 2)} to {number(base + sum(steps), 2)} in all"
@@ -160,8 +167,9 @@ def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = 
     figure.add_bar(x=steps, base=starts, y=list(range(len(steps))), orientation="h", text=[number(one, 2, signed=True) for one in steps],
                    marker_color=[ACCENT if one > 0 else GREY for one in steps], textposition="outside", cliponaxis=False,
                    hovertemplate="%{text}<extra></extra>")  # fmt: skip
-    figure.add_vline(x=base, line={"color": AXIS, "width": 1.2, "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(steps))), ticktext=names, autorange="reversed")
+    figure.add_vline(x=base, line={"color": AXIS, "width": 1.2, "dash": "dot"}, annotation={
+        "text": f"Average {number(base, 2)}", "font": {"size": 12, "color": MUTED}, "xanchor": "center", "yanchor": "bottom"})  # fmt: skip
+    _lines(figure, names).update_yaxes(range=[len(steps) - 0.4, -0.6])
     return figure.update_layout(bargap=0.3)
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #c5e87067
@@ -193,7 +201,7 @@ def group_rates(table: pd.DataFrame, *, rate: str = "selection_rate") -> go.Figu
     known = part[part["judged"].astype(bool)]
     ends = (known.loc[known["value"].idxmin()], known.loc[known["value"].idxmax()]) if len(known) else None
     words = (
-        [f"{number(100 * one['value'], 0)} % where {_group(one['attribute'], one['group'])}" for one in ends]
+        [f"{number(100 * one['value'], 0)} % where {_group(one['attribute'], one['group'], 30)}" for one in ends]
         if ends
         else []
     )
@@ -215,15 +223,15 @@ def group_rates(table: pd.DataFrame, *, rate: str = "selection_rate") -> go.Figu
             figure.add_scatter(x=100 * part["value"][some], y=places[some], mode="markers", name=label,
                                hovertemplate="%{x:.1f} %<extra></extra>",
                                marker={"color": fill, "size": 11, "line": {"color": edge, "width": 2}})  # fmt: skip
-    return figure.update_yaxes(tickvals=places, ticktext=names)
+    return _lines(figure, names)
 
 
-def _group(attribute: object, group: object) -> str:
+def _group(attribute: object, group: object, size: int = 40) -> str:
     """A group with what it is a group of: a bare 0 or 1 says nothing."""
     names, parts = str(attribute).split(" × "), str(group).split(" × ")
     if len(names) != len(parts):
-        return _short(f"{attribute} = {group}", 40)
-    return _short(", ".join(f"{name} = {part}" for name, part in zip(names, parts, strict=True)), 40)
+        return _short(f"{attribute} = {group}", size)
+    return _short(", ".join(f"{name} = {part}" for name, part in zip(names, parts, strict=True)), size)
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #013f78ec
 def _beyond_title(part: pd.DataFrame, beyond: pd.Series) -> str:
@@ -244,7 +252,8 @@ def _difference_labels(part: pd.DataFrame) -> list[str]:
     names = [f"{_short(one.attribute, 30)} · {metric_label(one.measure)}" for one in part.itertuples()]
     if "model" not in part:
         return names
-    return [f"{name}<br><sub>{_short(model, 40)}</sub>" for name, model in zip(names, part["model"], strict=True)]
+    below = [f"<br><span style='font-size:11px'>{_short(model, 40)}</span>" for model in part["model"]]
+    return [name + one for name, one in zip(names, below, strict=True)]
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #4cce6f09
 def differences(table: pd.DataFrame) -> go.Figure:
@@ -276,7 +285,10 @@ def differences(table: pd.DataFrame) -> go.Figure:
     open_ended, free = part["limit"].notna() & ~beyond & ~kept, part["limit"].isna()
     kinds = (("Beyond its limit", beyond, ACT, "diamond"), ("Within, surely", kept, GOOD, "circle"),
              ("Within, not surely", open_ended, WATCH, "circle-open"), ("No limit", free, GREY, "square"))  # fmt: skip
-    places, figure = np.arange(len(part)), _figure(_beyond_title(part, beyond), x="Difference between groups")
+    places, figure = (
+        np.arange(len(part)),
+        _figure(_beyond_title(part, beyond), x=f"Difference{' or ratio' if least.any() else ''} between groups"),
+    )
     figure.update_layout(height=150 + (38 if "model" in part else 26) * len(part))
     for label, some, color, shape in kinds:
         if some.any():
@@ -287,7 +299,7 @@ def differences(table: pd.DataFrame) -> go.Figure:
     if not free.all():
         figure.add_scatter(x=part["limit"], y=places, mode="markers", name="Limit", hovertemplate="limit %{x}<extra></extra>",
                            marker={"symbol": "line-ns", "size": 14, "line": {"color": INK, "width": 2}})  # fmt: skip
-    return figure.update_yaxes(tickvals=places, ticktext=_difference_labels(part))
+    return _lines(figure, _difference_labels(part))
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #d66c4749
 def mitigation(
