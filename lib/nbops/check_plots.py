@@ -9,7 +9,7 @@ __all__ = ['check_board']
 import pandas as pd
 import plotly.graph_objects as go
 
-from .plots import ACT, GOOD, GREY, INK, _empty, _figure, _need, _short
+from .plots import ACT, GOOD, GREY, INK, _empty, _figure, _need, _short, metric_label
 
 # %% ../../notebooks/lib/65_check_plots.ipynb #24d83a5c
 def check_board(table: pd.DataFrame) -> go.Figure:
@@ -34,7 +34,10 @@ def check_board(table: pd.DataFrame) -> go.Figure:
         return _empty("Nothing was tested", "There is no candidate.")
     areas, failed = list(dict.fromkeys(table["area"])), table[table["status"] == "fail"]
     passed = int((table["status"] == "pass").sum())
-    named = dict.fromkeys(_short(line.slice or line.check, 30) for line in failed.itertuples())
+    named = dict.fromkeys(
+        _short(metric_label(line.check) + (f" ({line.slice})" if line.slice else ""), 46)
+        for line in failed.itertuples()
+    )
     title = f"{passed} of {len(table)} checks passed" + (
         f"; failed: {', '.join(list(named)[:2])}" if named else ", none failed"
     )

@@ -575,6 +575,7 @@ def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
     most = change.abs().idxmax()
     points = f"{number(change[most], 1, signed=True)} points"
     title = f"{_short(feature, 24)}: {points} in {_short(part.loc[most, 'bin'], 18)}"
+    title = title if abs(change[most]) >= 0.05 else f"{_short(feature, 24)}: as in the reference"
     figure = _figure(title, y="Rows, %").update_layout(barmode="overlay", hovermode="x unified")
     for name, column, color, width in (
         ("Reference", "reference_share", GREY, 0.82),

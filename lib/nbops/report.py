@@ -373,7 +373,7 @@ th.nb-num, td.nb-num {{ text-align: right; font-variant-numeric: tabular-nums; }
 FIGURES = ".js-plotly-plot .main-svg { background: transparent !important; }\n" + "\n".join(
     f'.js-plotly-plot [style*="{kind}: rgb({red}, {green}, {blue})"]{but} {{ {kind}: {new} !important; }}'
     for kind, but, red, green, blue, new in (
-        ("fill", "", 20, 33, 61, "var(--ink)"),
+        ("fill", ":not(.bartext)", 20, 33, 61, "var(--ink)"),  # dark words on a light bar stay dark
         ("stroke", "", 20, 33, 61, "var(--ink)"),
         ("fill", "", 74, 86, 112, "var(--ink-2)"),
         ("stroke", "", 228, 232, 240, "var(--line)"),
