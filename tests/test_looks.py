@@ -135,3 +135,11 @@ def test_every_colour_of_a_figure_on_the_page_has_one_for_dark():
 def test_small_numbers_are_written_out():
     axis = plots.coverage(pd.DataFrame({"feature": ["a"], "missing": [0.0]})).layout.template.layout.xaxis
     assert axis.exponentformat == "power" and axis.minexponent == 6  # plotly's own would be 20µ
+
+
+def test_numbers_are_no_probabilities():
+    prices = pd.DataFrame({"model": "candidate", "predicted": [1e5, 3e5], "observed": [1.2e5, 3e5], "rows": [10, 10]})
+    figure = plots.calibration(prices, kind="regression")
+    assert figure.layout.title.text == "candidate is off by 10,000 on average"
+    assert "robability" not in figure.layout.xaxis.title.text and "rate" not in figure.layout.yaxis.title.text
+    assert "most likely class" in plots.calibration(prices, kind="multiclass").layout.xaxis.title.text

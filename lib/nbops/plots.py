@@ -689,13 +689,15 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
     return figure.update_traces(hovertemplate="%{y}: %{x:.4f}").update_yaxes(range=[-0.5, len(part) - 0.2])
 
 # %% ../../notebooks/lib/64_plots.ipynb #6b45290a
-def calibration(table: pd.DataFrame) -> go.Figure:
-    """Observed rate against predicted probability, by model.
+def calibration(table: pd.DataFrame, *, kind: str = "binary") -> go.Figure:
+    """Observed against predicted, by model: rates against probabilities, or means of a number.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Columns ``model`` (str), ``predicted`` (mean prediction of a group of rows), ``observed`` (its rate) and ``rows``.
+    kind : str
+        Kind of target: "binary", "multiclass" (the most likely class, and how often it is right) or "regression".
 
     Returns
     -------
@@ -710,15 +712,18 @@ def calibration(table: pd.DataFrame) -> go.Figure:
     if table.empty:
         return _empty("Calibration is not known yet", "There is no candidate, or no labelled row to judge it on.")
     gap = (table["observed"] - table["predicted"]).abs() * table["rows"]
-    off = (gap.groupby(table["model"], sort=False).sum() / table.groupby("model", sort=False)["rows"].sum()) * 100
-    title = (
-        ", ".join(f"{_short(model, 20)} is off by {number(value, 1)}" for model, value in off.items())
-        + " points on average"
-    )
-    figure = _figure(title, height=420, x="Predicted probability", y="Observed rate")
-    low = min(0.0, table["predicted"].min(), table["observed"].min())
+    off = gap.groupby(table["model"], sort=False).sum() / table.groupby("model", sort=False)["rows"].sum()
+    amounts = off.map(number) if kind == "regression" else (100 * off).map(lambda value: number(value, 1))
+    title = ", ".join(f"{_short(model, 20)} is off by {amount}" for model, amount in amounts.items())
+    title += " on average" if kind == "regression" else " points on average"
+    axes = {"regression": ("Predicted mean", "Observed mean"),
+            "multiclass": ("Predicted probability of the most likely class", "How often it was right")}  # fmt: skip
+    across, up = axes.get(kind, ("Predicted probability", "Observed rate"))
+    figure = _figure(title, height=420, x=across, y=up)
+    low = min(table["predicted"].min(), table["observed"].min())
+    low = low if kind == "regression" else min(0.0, low)
     most = max(table["predicted"].max(), table["observed"].max())
-    high = 1.05 * most if most > 1 else min(1.0, 1.05 * most)  # a probability ends at 1
+    high = most if kind == "regression" else min(1.0, 1.05 * most)  # a probability ends at 1
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": AXIS, "width": 1.5}, name="Perfect", hoverinfo="skip"
     )
