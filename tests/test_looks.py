@@ -143,3 +143,11 @@ def test_numbers_are_no_probabilities():
     assert figure.layout.title.text == "candidate is off by 10,000 on average"
     assert "robability" not in figure.layout.xaxis.title.text and "rate" not in figure.layout.yaxis.title.text
     assert "most likely class" in plots.calibration(prices, kind="multiclass").layout.xaxis.title.text
+
+
+def test_trials_below_the_picture_are_told():
+    trials = pd.DataFrame({"number": range(1, 7), "family": "linear", "state": "complete", "score": [0.7, 0.71, 0.72, 0.71, 0.1, 0.72],
+                           "best": 0.72, "params": "{}"})  # fmt: skip
+    assert [one.text for one in search_plots.search_history(trials).layout.annotations] == [
+        "↓ 1 trial below, down to 0.1000"
+    ]

@@ -63,10 +63,15 @@ SHAPES = ("circle", "diamond", "square", "cross", "triangle-up", "star")  # fami
 
 
 def _in_view(figure: go.Figure, scores: pd.Series) -> go.Figure:
-    """Cuts off scores far below the rest, which would press the others into one line."""
+    """Cuts off scores far below the rest, which would press the others into one line, and says how many."""
     low, middle, high = scores.min(), scores.median(), scores.max()
     room = max(3 * (high - middle), 1e-6)
-    return figure if middle - low <= room else figure.update_yaxes(range=[middle - room, high + 0.1 * room])
+    if middle - low <= room:
+        return figure
+    below = int((scores < middle - room).sum())
+    figure.add_annotation(x=1, y=0, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False,
+                          text=f"↓ {below} trial{'s' if below > 1 else ''} below, down to {number(low, 4)}")  # fmt: skip
+    return figure.update_yaxes(range=[middle - room, high + 0.1 * room])
 
 # %% ../../notebooks/lib/65_search_plots.ipynb #d87b2e5a
 def _axis(name: str, values: pd.Series) -> dict:
