@@ -24,6 +24,7 @@ from nbops.controls import ANNEX, NIST, SUBCATEGORIES, uncovered
 from nbops.evidence import gather, note_card, run_facts
 from nbops.intent import Intent
 from nbops.ledger import digest, record, records
+from nbops.plots import metric_label
 from nbops.registry import register
 from nbops.signing import make_key
 from nbops.sources import write_json, write_table
@@ -466,7 +467,7 @@ def test_every_kind_of_target_and_tiny_tables(tmp_path, kind, rows):
     project, store = registered(tmp_path, kind, rows=rows, checks=checks)
     card = model_card(project, store, 1)
     page = holds_together(card_html(card), gather(project, store, 1))
-    assert card.status == "waits for release" and name.replace("_", " ") in " ".join(page.texts)
+    assert card.status == "waits for release" and metric_label(name) in " ".join(page.texts)
     head = yaml.safe_load(card_markdown(card).split("---\n")[1])
     assert head["pipeline_tag"] == ("tabular-regression" if kind == "regression" else "tabular-classification")
     assert head["model-index"][0]["results"][0]["metrics"][0] == {

@@ -141,6 +141,7 @@ def test_lightgbm():
     assert found.unit == "log-odds" and found.gap < 1e-6 and found.values.shape == (240, 5, 3)
 
 
+@pytest.mark.slow
 def test_any_other_model_comes_near_every_coalition():
     """Against the definition: the mean over all coalitions, and over the same background rows."""
     table = rows(n=60)[["_id", *NUMBERS[:2], WORDS[0], "_label"]]

@@ -419,11 +419,14 @@ def test_later_folds_never_teach_earlier_ones(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "family", "method"),
-    product(
-        ["binary", "multiclass"],
-        ["linear", "hist_gradient_boosting", "random_forest", "lightgbm"],
-        ["sigmoid", "isotonic"],
-    ),
+    [
+        pytest.param(*one, marks=[] if one[1] == "linear" else pytest.mark.slow)  # trees take their time to convert
+        for one in pairs_of(
+            ["binary", "multiclass"],
+            ["linear", "hist_gradient_boosting", "random_forest", "lightgbm"],
+            ["sigmoid", "isotonic"],
+        )
+    ],
 )
 def test_a_corrected_model_is_stored_digested_and_converted(tmp_path, kind, family, method):
     if family == "lightgbm":

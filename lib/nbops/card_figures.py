@@ -9,7 +9,7 @@ __all__ = ['LEFT', 'SIDE', 'bars_svg', 'curve_svg']
 import html
 from collections.abc import Callable
 
-from .card_parts import Figure
+from .card_parts import Figure, cell
 
 # %% ../../notebooks/lib/74_card_figures.ipynb #9a688cfd
 def bars_svg(figure: Figure) -> str:
@@ -34,7 +34,7 @@ def bars_svg(figure: Figure) -> str:
             f'<g data-value="{value!r}"><title>{html.escape(name)}: {value:.4g}</title>'
             f'<text x="{room - 8}" y="{y + 16}" text-anchor="end">{html.escape(short)}</text>'
             f'<rect class="bar" x="{room}" y="{y + 4}" width="{size:.1f}" height="{step - 8}" rx="3"/>'
-            f'<text x="{room + size + 6:.1f}" y="{y + 16}">{value:.3g}</text></g>'
+            f'<text x="{room + size + 6:.1f}" y="{y + 16}">{cell(value).text}</text></g>'
         )
     height = len(figure.names) * step + 26
     lines.append(f'<text x="{room}" y="{height - 6}">{html.escape(figure.x)}</text>')

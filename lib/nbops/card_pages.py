@@ -77,6 +77,7 @@ svg { display: block; width: 100%; height: auto; max-width: 760px; } svg text { 
   var(--accent); } svg .axis { stroke: var(--edge); }
 svg .s0 { stroke: var(--accent); fill: var(--accent); } svg .s1 { stroke: var(--grey); fill: var(--grey); } svg .s2 { stroke:
   var(--watch); fill: var(--watch); } svg polyline { fill: none !important; stroke-width: 2; }
+svg polyline.s1 { stroke-dasharray: 7 4; } svg polyline.s2 { stroke-dasharray: 2 3; }
 svg .same { stroke: var(--edge); stroke-dasharray: 4 4; }
 @media (max-width: 900px) { .all { display: block; padding: 16px; } nav { display: none; } dl { display: block; } dt { margin-top: 8px;
   } }
@@ -335,9 +336,11 @@ def _section_html(section: Section, evidence: dict[str, Evidence]) -> str:
 
 def _kpi(fact: Fact, evidence: dict[str, Evidence]) -> str:
     """One of the facts at the top."""
+    from nbops.plots import metric_label
+
     first, *others = [cell_html(one) for one in fact.said]
     more = f"between {others[0]} and {others[1]}" if len(others) == 2 else ""
-    name = html.escape(fact.name.replace("_", " "))
+    name = html.escape(metric_label(fact.name))
     keys, links = html.escape(" ".join(fact.refs)), refs_html(fact.refs, evidence)
     return f'<div class="kpi" data-refs="{keys}"><span>{name}</span><b>{first}</b><span>{more}{links}</span></div>'
 

@@ -193,7 +193,9 @@ def _training(found: Found) -> Section:
     if comparison is None:
         missing.append("comparison of model families: 70_train/comparison.parquet of this model is not in the store")
         return Section(name="training", title="Training", facts=facts, missing=missing)
-    shown = comparison[[name for name in comparison.columns if comparison[name].notna().any()]]
+    inner = ("behind", "behind_low", "behind_high", "folds", "gap")  # follow from the others; the product has them
+    shown = comparison[[name for name in comparison.columns
+                        if name not in inner and (comparison[name].notna() & (comparison[name] != "")).any()]]  # fmt: skip
     table = _frame("Families on the same rows", shown, found.refs("70_train/comparison.parquet"))
     return Section(name="training", title="Training", facts=facts, tables=[table], missing=missing)
 

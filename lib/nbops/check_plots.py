@@ -9,7 +9,7 @@ __all__ = ['check_board']
 import pandas as pd
 import plotly.graph_objects as go
 
-from .plots import ACT, GOOD, GREY, _empty, _figure, _need, _short
+from .plots import ACT, GOOD, GREY, INK, _empty, _figure, _need, _short, metric_label
 
 # %% ../../notebooks/lib/65_check_plots.ipynb #24d83a5c
 def check_board(table: pd.DataFrame) -> go.Figure:
@@ -34,7 +34,10 @@ def check_board(table: pd.DataFrame) -> go.Figure:
         return _empty("Nothing was tested", "There is no candidate.")
     areas, failed = list(dict.fromkeys(table["area"])), table[table["status"] == "fail"]
     passed = int((table["status"] == "pass").sum())
-    named = dict.fromkeys(_short(line.slice or line.check, 30) for line in failed.itertuples())
+    named = dict.fromkeys(
+        _short(metric_label(line.check) + (f" ({line.slice})" if line.slice else ""), 46)
+        for line in failed.itertuples()
+    )
     title = f"{passed} of {len(table)} checks passed" + (
         f"; failed: {', '.join(list(named)[:2])}" if named else ", none failed"
     )
@@ -48,9 +51,13 @@ def check_board(table: pd.DataFrame) -> go.Figure:
             "<br>".join(_short(one, 110) for one in part.get_group(area)["detail"].head(12)) if many[area] else ""
             for area in areas
         ]
-        text = [f"{many[area]} {word}" if many[area] else "" for area in areas]
-        figure.add_bar(y=[area.capitalize() for area in areas], x=many / total[areas], orientation="h", name=word.capitalize(),
+        room = many / total[areas]  # where there is none for the word, the colour and the title say it
+        text = [
+            "" if not many[area] else f"{many[area]} {word}" if room[area] > 0.12 else f"{many[area]}" for area in areas
+        ]
+        figure.add_bar(y=[area.capitalize() for area in areas], x=room, orientation="h", textangle=0, name=word.capitalize(),
                        marker={"color": color}, text=text, textposition="inside", insidetextanchor="middle", customdata=told,
-                       textfont={"color": "white", "size": 12}, hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
+                       textfont={"color": INK if status == "abstain" else "white", "size": 12},
+                       hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
     figure.update_layout(barmode="stack", bargap=0.28).update_xaxes(range=[0, 1], tickformat=".0%")
     return figure.update_yaxes(autorange="reversed")

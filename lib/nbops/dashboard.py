@@ -140,6 +140,11 @@ def read_report(folder) -> Report:
     return Report(folder, summary, tables, seconds)
 
 # %% ../../notebooks/lib/70_dashboard.ipynb #43122acb
+def _when(before: str, period: object) -> str:
+    """The period with what joins it to the words before; nothing for a project without time."""
+    return "" if str(period) == "all" else before + plots.period_label(period)
+
+
 def header_section(report: Report) -> widgets.HTML:
     """Title, purpose, freshness and the health sentence.
 
@@ -161,7 +166,7 @@ def header_section(report: Report) -> widgets.HTML:
         if summary.get(key)
     )
     return widgets.HTML(
-        f'<header class="nb-head"><div><div class="nb-eyebrow">Model monitoring · {html.escape(plots.period_label(summary["period"]))}'
+        f'<header class="nb-head"><div><div class="nb-eyebrow">Model monitoring{html.escape(_when(" · ", summary["period"]))}'
         f"</div><h1>{html.escape(project['title'])}</h1><p>{html.escape(project['purpose'])}</p></div>"
         f'<div class="nb-meta">{fresh}</div></header>'
         f'<section class="nb-health nb-{status}" aria-label="Health">{pages.pill(word.get(status, status), status)}'
@@ -246,7 +251,7 @@ def _drift_kpi(report):
     drift, watch = (int(n) for n in counts.iloc[-1])
     total = table.loc[table["period"] == counts.index[-1], "feature"].nunique()
     status = ("Drifted", "watch") if drift else ("Watch", "watch") if watch else ("Stable", "good")
-    detail = f"{watch or 'none'} more to watch in {plots.period_label(counts.index[-1])}"
+    detail = f"{watch or 'none'} more to watch{_when(' in ', counts.index[-1])}"
     return pages.kpi(
         "Features drifted", str(drift), f"of {total}", detail, status=status, series=counts["drift"].astype(float)
     )
@@ -472,7 +477,7 @@ def quality_card(report: Report) -> widgets.VBox:
     rules = [rule if isinstance(rule, str) else "–" for rule in last["worst_rule"]]
     over = last["share"] > last["limit"]
     numbers = pages.table({
-        f"Table, {plots.period_label(last['period'].iloc[0])}": last["table"].tolist(),
+        f"Table{_when(', ', last['period'].iloc[0])}": last["table"].tolist(),
         "Rows": [plots.number(int(n)) for n in last["rows"]],
         "Quarantined": [plots.number(int(n)) for n in last["quarantined"]],
         "Share": [f"{plots.number(100 * s, 2)} %" for s in last["share"]],

@@ -519,7 +519,8 @@ def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     Returns
     -------
     pandas.DataFrame
-        One line per check: check, candidate, champion, difference (to the champion, or else to the limit), low, high, status, detail.
+        One line per check: check, candidate, champion (or limit), difference (to the champion, or else to the limit; more is better),
+        low, high, status, detail, against (what it is held against, in words).
     """
     import pandas as pd
 
@@ -529,23 +530,14 @@ def scoreboard(verdict: Verdict) -> "pd.DataFrame":
         paired = check.name == "gain" and None not in (check.value, check.champion)
         candidate = check.champion + check.value if paired else check.value  # type: ignore[operator]
         start = 0.0 if paired else check.limit  # bounds are told from the same point as the difference
-        margin, low, high = (
-            None if None in (one, start) else one - start  # type: ignore[operator]
-            for one in (check.value, check.low, check.high)
-        )
-        lines.append(
-            (
-                check.name,
-                candidate,
-                check.champion if paired else check.limit,
-                margin,
-                low,
-                high,
-                check.status,
-                check.detail,
-            )
-        )
-    columns = ["check", "candidate", "champion", "difference", "low", "high", "status", "detail"]
+        most = check.area == "calibration"  # errors have ceilings: turned around, so that more is better in every line
+        ends = (check.value, check.high, check.low) if most else (check.value, check.low, check.high)
+        margins = [None if None in (one, start) else (start - one if most else one - start) for one in ends]  # type: ignore[operator]
+        against = "no limit is given" if check.limit is None else f"at {'most' if most else 'least'} {check.limit:.3f}"
+        against = f"the champion, {check.champion:.3f}" if paired else against
+        other = check.champion if paired else check.limit
+        lines.append((check.name, candidate, other, *margins, check.status, check.detail, against))
+    columns = ["check", "candidate", "champion", "difference", "low", "high", "status", "detail", "against"]
     return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[1:6], float))
 
 # %% ../../notebooks/lib/28_evaluation.ipynb #602fd5b7

@@ -25,7 +25,7 @@ LAYERS = (
     ("model",),
     ("predictions", "prediction"),
 )
-TITLES = {"source": "Data sources", "period": "Periods", "stage": "Stages", "column": "Columns, data", "feature": "Features, snapshots",
+TITLES = {"source": "Data sources", "period": "Periods", "stage": "Stages", "column": "Columns, data", "feature": "Features, data",
           "valid": "Valid rows", "training": "Training sets", "model": "Models", "predictions": "Predictions"}  # fmt: skip
 DATA = ("piece:", "snapshot:")  # below columns and features
 WIDTH, ROW, HEIGHT, TOP = 1240, 30, 22, 64  # pixels: of the picture, from node to node, of a node, above the first
@@ -57,7 +57,7 @@ def _places(
     """Left upper corner of each node, the width of a node, and the height of the picture."""
     rows = max(len(ids) for _, ids in columns)
     step = (WIDTH - 24) / len(columns)
-    width = min(210.0, step - 34)
+    width = min(210.0, step - 23)
     high = {one: TOP + (rows / 2 + row - len(ids) / 2) * ROW for _, ids in columns for row, one in enumerate(ids)}
     near: dict[str, list[str]] = {one: [] for one in high}
     for edge in part["edges"]:

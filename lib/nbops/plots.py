@@ -104,16 +104,17 @@ class _Figure(go.Figure):
 
 def _template():
     """The house style: no frame, a faint grid, the title left in ink."""
-    axis = {"title": {"font": {"size": 12.5}, "standoff": 8}, "zeroline": False, "automargin": True}
+    axis = {"title": {"font": {"size": 12.5}, "standoff": 8}, "zeroline": False, "automargin": True,
+            "exponentformat": "power", "minexponent": 6}  # 0.00002 and 20,000, never 20µ  # fmt: skip
     return go.layout.Template(layout={
         "font": {"family": FONT, "size": 12.5, "color": MUTED}, "colorway": SERIES,
         "title": {"font": {"size": 15, "color": INK}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12},
                   "y": 1, "yref": "container", "yanchor": "top"},
         "paper_bgcolor": "#ffffff", "plot_bgcolor": "rgba(0,0,0,0)", "margin": {"l": 56, "r": 16, "t": 64, "b": 44},
         "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": AXIS, "font": {"family": FONT, "size": 12.5, "color": INK}},
-        "legend": {"orientation": "h", "traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12.5}},
+        "legend": {"orientation": "h", "traceorder": "normal", "y": 1, "yanchor": "bottom", "x": 0, "font": {"size": 12.5}},
         "xaxis": axis | {"showgrid": False, "linecolor": AXIS, "ticks": "outside", "ticklen": 4, "tickcolor": AXIS},
-        "yaxis": axis | {"gridcolor": GRID, "showline": False, "ticks": "", "ticksuffix": " "},
+        "yaxis": axis | {"gridcolor": GRID, "showline": False, "ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)"},
     })  # fmt: skip
 
 
@@ -145,6 +146,16 @@ def _short(text, size=30):
     head = (size - 1) * 2 // 3
     text = text if len(text) <= size else f"{text[:head]}…{text[head + 1 - size :]}"
     return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _spans(figure, places, lows, highs, colors, *, width=4, opacity=0.45):
+    """Intervals as bars. Their ends have unseen points: plotly leaves room at the figure's edge for points, not for lines."""
+    for place, low, high, color in zip(places, lows, highs, colors, strict=True):
+        if pd.isna(low) or pd.isna(high):
+            continue  # nothing to draw, and nothing for the legend
+        figure.add_scatter(x=[low, high], y=[place] * 2, mode="lines+markers", marker={"size": 8, "opacity": 0}, opacity=opacity,
+                           line={"color": color, "width": width}, hoverinfo="skip", showlegend=False)  # fmt: skip
+    return figure
 
 
 def _period_axis(figure, periods, room=16):
@@ -510,7 +521,10 @@ def drift_heatmap(table: pd.DataFrame, *, top: int = 15) -> go.Figure:
     last = table[table["period"].astype(str) == psi.columns[-1]]
     n = int((last["status"] == "drift").sum())
     what = "No feature" if n == 0 else "1 feature" if n == 1 else f"{n} features"
-    title = f"{what} of {last['feature'].nunique()} drifted in {period_label(psi.columns[-1])}"
+    when = (
+        "" if str(psi.columns[-1]) == "all" else f" in {period_label(psi.columns[-1])}"
+    )  # without time there is one period
+    title = f"{what} of {last['feature'].nunique()} drifted{when}"
     figure = _period_axis(_figure(title, height=110 + 27 * len(psi)), psi.columns)
     text = np.where(band.fillna(0) > 0, psi.map(lambda v: f"{v:.2f}"), "") if len(psi.columns) <= 16 else None
     figure.add_heatmap(z=band, x=list(psi.columns), y=list(range(len(psi))), zmin=0, zmax=2, xgap=3, ygap=3, showscale=False,
@@ -561,6 +575,7 @@ def distribution(table: pd.DataFrame, feature: str, period: str) -> go.Figure:
     most = change.abs().idxmax()
     points = f"{number(change[most], 1, signed=True)} points"
     title = f"{_short(feature, 24)}: {points} in {_short(part.loc[most, 'bin'], 18)}"
+    title = title if abs(change[most]) >= 0.05 else f"{_short(feature, 24)}: as in the reference"
     figure = _figure(title, y="Rows, %").update_layout(barmode="overlay", hovermode="x unified")
     for name, column, color, width in (
         ("Reference", "reference_share", GREY, 0.82),
@@ -654,30 +669,35 @@ def model_comparison(table: pd.DataFrame, *, metric: str = "score") -> go.Figure
     names = [_short(family) for family in part["family"]]
     figure = _figure(_comparison_title(part), height=140 + 52 * len(part), x=metric_label(metric))
     if "low" in part:
-        for name, low, high in zip(names, part["low"], part["high"], strict=True):
-            figure.add_scatter(x=[low, high], y=[name] * 2, mode="lines", opacity=0.35, hoverinfo="skip", showlegend=False,
-                               line={"color": ACCENT, "width": 9})  # fmt: skip
-    if "train_score" in part:
+        _spans(figure, names, part["low"], part["high"], [ACCENT] * len(part), width=9, opacity=0.35)
+        for first in figure.data[:1]:  # none where no family has bounds
+            first.update(name="Interval", showlegend=True)
+    if "train_score" in part and part["train_score"].notna().any():
         for name, score, train in zip(names, part["score"], part["train_score"], strict=True):
             figure.add_scatter(
                 x=[score, train], y=[name] * 2, mode="lines", line={"color": AXIS, "width": 3}, showlegend=False
             )
         figure.add_scatter(x=part["train_score"], y=names, mode="markers", name="Training rows",
                            marker={"color": "#ffffff", "size": 11, "line": {"color": GREY, "width": 2}})  # fmt: skip
-    seconds = [f"{number(s, 1)} s" for s in part["fit_seconds"]] if "fit_seconds" in part else None
-    shapes = ["star" if taken else "circle" for taken in part["chosen"]] if "chosen" in part else "circle"
-    figure.add_scatter(x=part["score"], y=names, mode="markers+text", name="Judged rows", text=seconds,
-                       textposition="top center", marker={"color": ACCENT, "size": 13, "symbol": shapes})  # fmt: skip
+    seconds = [f"fitted in {number(s, 1)} s" for s in part.get("fit_seconds", [])] or [""] * len(part)
+    taken = part["chosen"].to_numpy(bool) if "chosen" in part else np.zeros(len(part), bool)
+    for which, shape, label in ((~taken, "circle", "Judged rows"), (taken, "star", "Judged rows, taken")):
+        if which.any():
+            figure.add_scatter(x=part["score"][which], y=np.array(names)[which], mode="markers+text", name=label,
+                               text=np.array(seconds)[which], textposition="top center",
+                               marker={"color": ACCENT, "size": 13 if shape == "circle" else 15, "symbol": shape})  # fmt: skip
     return figure.update_traces(hovertemplate="%{y}: %{x:.4f}").update_yaxes(range=[-0.5, len(part) - 0.2])
 
 # %% ../../notebooks/lib/64_plots.ipynb #6b45290a
-def calibration(table: pd.DataFrame) -> go.Figure:
-    """Observed rate against predicted probability, by model.
+def calibration(table: pd.DataFrame, *, kind: str = "binary") -> go.Figure:
+    """Observed against predicted, by model: rates against probabilities, or means of a number.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Columns ``model`` (str), ``predicted`` (mean prediction of a group of rows), ``observed`` (its rate) and ``rows``.
+    kind : str
+        Kind of target: "binary", "multiclass" (the most likely class, and how often it is right) or "regression".
 
     Returns
     -------
@@ -690,24 +710,31 @@ def calibration(table: pd.DataFrame) -> go.Figure:
     """
     _need(table, "calibration", "model", "predicted", "observed", "rows")
     if table.empty:
-        return _empty("Calibration is not known yet", "No labelled rows.")
+        return _empty("Calibration is not known yet", "There is no candidate, or no labelled row to judge it on.")
     gap = (table["observed"] - table["predicted"]).abs() * table["rows"]
-    off = (gap.groupby(table["model"], sort=False).sum() / table.groupby("model", sort=False)["rows"].sum()) * 100
-    title = (
-        ", ".join(f"{_short(model, 20)} is off by {number(value, 1)}" for model, value in off.items())
-        + " points on average"
-    )
-    figure = _figure(title, height=420, x="Predicted probability", y="Observed rate")
-    low = min(0.0, table["predicted"].min(), table["observed"].min())
-    high = 1.05 * max(table["predicted"].max(), table["observed"].max())
+    off = gap.groupby(table["model"], sort=False).sum() / table.groupby("model", sort=False)["rows"].sum()
+    amounts = off.map(number) if kind == "regression" else (100 * off).map(lambda value: number(value, 1))
+    title = ", ".join(f"{_short(model, 20)} is off by {amount}" for model, amount in amounts.items())
+    title += " on average" if kind == "regression" else " points on average"
+    axes = {"regression": ("Predicted mean", "Observed mean"),
+            "multiclass": ("Predicted probability of the most likely class", "How often it was right")}  # fmt: skip
+    across, up = axes.get(kind, ("Predicted probability", "Observed rate"))
+    figure = _figure(title, height=420, x=across, y=up)
+    low = min(table["predicted"].min(), table["observed"].min())
+    low = low if kind == "regression" else min(0.0, low)
+    most = max(table["predicted"].max(), table["observed"].max())
+    high = most if kind == "regression" else min(1.0, 1.05 * most)  # a probability ends at 1
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": AXIS, "width": 1.5}, name="Perfect", hoverinfo="skip"
     )
-    for color, (model, part) in zip((ACCENT, GREY, *SERIES[1:]), table.groupby("model", sort=False), strict=False):
+    kinds = zip(
+        (ACCENT, GREY, *SERIES[1:]), ("circle", "diamond", "square", "cross", "x", "star", "hexagon"), strict=True
+    )
+    for (color, shape), (model, part) in zip(list(kinds) * 9, table.groupby("model", sort=False), strict=False):
         part = part.sort_values("predicted")
         size = 6 + 12 * np.sqrt(part["rows"] / part["rows"].max())
         figure.add_scatter(x=part["predicted"], y=part["observed"], mode="lines+markers", name=_short(model, 20),
-                           line={"color": color, "width": 2}, marker={"size": size}, customdata=part["rows"],
+                           line={"color": color, "width": 2}, marker={"size": size, "symbol": shape}, customdata=part["rows"],
                            hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, %{customdata:,} rows")  # fmt: skip
     return figure
 
@@ -719,7 +746,8 @@ def scoreboard(table: pd.DataFrame) -> go.Figure:
     ----------
     table : pandas.DataFrame
         Columns ``check`` (str), ``candidate``, ``champion``, ``difference``, ``low``, ``high`` and ``status`` (str,
-        "pass" or "fail"; anything else is drawn as neither).
+        "pass" or "fail"; anything else is drawn as neither); if present also ``against`` (str), what each check is held
+        against when that is not the champion.
 
     Returns
     -------
@@ -737,20 +765,35 @@ def scoreboard(table: pd.DataFrame) -> go.Figure:
     names = ", ".join(_short(metric_label(check), 30) for check in failed["check"][:2])
     passed = int((table["status"] == "pass").sum())
     title = f"{passed} of {len(table)} checks passed" + (f"; {names} failed" if len(failed) else "")
-    part = table.iloc[::-1]
-    labels = [_short(metric_label(check), 34) for check in part["check"]]
-    figure = _figure(title, height=130 + 34 * len(part), x="Candidate minus champion")
+    if open_ended := len(table) - passed - len(failed):
+        title += f", {open_ended} abstained"
+    part, places = table.iloc[::-1], list(range(len(table)))
+    limits = "against" in part and not part["against"].str.startswith("the champion").all()
+    axis = "Margin to what each is held against: right of 0 is better" if limits else "Candidate minus champion"
+    figure = _figure(title, height=130 + (44 if "against" in part else 34) * len(part), x=axis)
     figure.add_vline(x=0, line={"color": GREY, "width": 1.2})
     colors = part["status"].map({"pass": GOOD, "fail": ACT}).fillna(GREY)
-    for name, low, high, color in zip(labels, part["low"], part["high"], colors, strict=True):
-        figure.add_scatter(
-            x=[low, high], y=[name] * 2, mode="lines", line={"color": color, "width": 4}, opacity=0.45, hoverinfo="skip"
-        )
+    _spans(figure, places, part["low"], part["high"], colors)
     words = [
         f"{number(a)} against {number(b)}: {s}"
         for a, b, s in zip(part["candidate"], part["champion"], part["status"], strict=True)
     ]
-    shapes = part["status"].map({"fail": "diamond"}).fillna("circle")
-    figure.add_scatter(x=part["difference"], y=labels, mode="markers", marker={"color": colors, "size": 12, "symbol": shapes},
+    shapes = part["status"].map({"pass": "circle", "fail": "diamond"}).fillna("circle-open")
+    figure.add_scatter(x=part["difference"], y=places, mode="markers", marker={"color": colors, "size": 12, "symbol": shapes},
                        customdata=words, hovertemplate="%{customdata}<extra></extra>")  # fmt: skip
-    return figure.update_layout(showlegend=False).update_yaxes(categoryorder="array", categoryarray=labels)
+    return _board_labels(figure, part.reset_index(drop=True))
+
+
+def _board_labels(figure, part):
+    """Names the lines of a scoreboard, with what each is held against, and says where nothing can be drawn."""
+    names = [_short(metric_label(check), 34) for check in part["check"]]
+    if "against" in part:
+        below = [f"<br><span style='font-size:11px'>{_short(one, 40)}</span>" for one in part["against"]]
+        names = [name + one for name, one in zip(names, below, strict=True)]
+    for place in part.index[part["difference"].isna()]:
+        figure.add_annotation(x=0, y=place, xanchor="left", xshift=8, showarrow=False, font={"size": 12, "color": MUTED},
+                              text=_short({"abstain": "abstained"}.get(part["status"][place], part["status"][place])))  # fmt: skip
+    if part["difference"].isna().all():
+        figure.update_xaxes(range=[-0.1, 1], showticklabels=False, ticks="")
+    return figure.update_layout(showlegend=False).update_yaxes(tickvals=list(part.index), ticktext=names,
+                                                               range=[-0.6, len(part) - 0.4])  # fmt: skip

@@ -41,8 +41,14 @@ def _explained(
         why = f"{type(model.named_steps['model']).__name__} cannot be explained: {type(error).__name__}: {error}"
         return [Check(area="explainability", name="explained", rows=len(held), status="abstain", detail=why)]
     wanted = "min_rank_correlation" in project.explanations.model_fields_set
-    quiet = {"status": "abstain", "limit": None}
-    return [one if wanted or one.name != "rank_stability" else one.model_copy(update=quiet) for one in found]
+    return [one if wanted or one.name != "rank_stability" else _told_only(one) for one in found]
+
+
+def _told_only(check: Check) -> Check:
+    """A check without the limit that nobody asked for: its words name no limit either."""
+    found = check.detail.rsplit(", at least", 1)[0]
+    said = f"{found}; no limit is given (explanations.min_rank_correlation)" if found != check.detail else found
+    return check.model_copy(update={"status": "abstain", "limit": None, "detail": said})
 
 
 def _fair(project: Project, held: "pd.DataFrame", scores: "pd.DataFrame", seed: int) -> list[Check]:

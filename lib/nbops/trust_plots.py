@@ -18,16 +18,23 @@ from nbops.plots import (
     GREY,
     GRID,
     INK,
+    MUTED,
     WATCH,
     _empty,
     _figure,
     _need,
     _short,
+    _spans,
     metric_label,
     number,
 )  # fmt: skip
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #f37a130a
+def _lines(figure: go.Figure, names: list[str]) -> go.Figure:
+    """Names on the lines 0, 1, … of a figure, with as much room above and below however many they are."""
+    return figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4])
+
+
 def global_importance(table: pd.DataFrame, *, unit: str = "", top: int = 15) -> go.Figure:
     """Mean size of each feature's effect on predictions, the largest on top.
 
@@ -50,7 +57,9 @@ def global_importance(table: pd.DataFrame, *, unit: str = "", top: int = 15) -> 
         If a column is missing.
     """
     _need(table, "global_importance", "feature", "importance", "share")
-    if table.empty or not table["importance"].sum():
+    if table.empty:
+        return _empty("Nothing was explained", "There is no candidate.")
+    if not table["importance"].sum():
         return _empty("No feature has an effect", "The model says the same about every row.")
     table = table.sort_values("importance", ascending=False, kind="stable")
     part = table.head(top).iloc[::-1]
@@ -61,7 +70,7 @@ def global_importance(table: pd.DataFrame, *, unit: str = "", top: int = 15) -> 
     figure.add_bar(x=part["importance"], y=list(range(len(part))), orientation="h", marker_color=ACCENT,
                    customdata=100 * part["share"], hovertemplate="%{x:.3f}, %{customdata:.1f} % of all<extra></extra>")  # fmt: skip
     figure.update_layout(bargap=0.35).update_xaxes(showgrid=True, gridcolor=GRID)
-    return figure.update_yaxes(tickvals=list(range(len(part))), ticktext=[_short(one) for one in part["feature"]])
+    return _lines(figure, [_short(one) for one in part["feature"]])
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #66decbe8
 def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int = 300) -> go.Figure:
@@ -100,12 +109,16 @@ def effects(explanation: "object", *, output: int = 0, top: int = 10, rows: int 
         words = [_short(one, 24) for one in column]
         numbers = pd.to_numeric(column, errors="coerce")
         high = (numbers > numbers.dropna().median()).to_numpy() if numbers.notna().any() else numbers.notna().to_numpy()
-        for color, some, label in ((GREY, ~high, "Low, none or a word"), (ACCENT, high, "High value")):
+        for color, shape, some, label in (
+            (GREY, "circle-open", ~high, "Low, none or a word"),
+            (ACCENT, "circle", high, "High value"),
+        ):
             figure.add_scatter(x=values[chosen, feature][some], y=(place + spread)[some], mode="markers", name=label,
-                               showlegend=place == len(order) - 1, marker={"color": color, "size": 5, "opacity": 0.6},
+                               showlegend=place == len(order) - 1, marker={"color": color, "size": 5, "opacity": 0.6, "symbol": shape},
                                customdata=[word for word, yes in zip(words, some, strict=True) if yes],
                                hovertemplate="%{customdata}: %{x:+.3f}<extra></extra>")  # fmt: skip
-    return figure.update_yaxes(tickvals=list(range(len(order))), ticktext=[_short(features[i]) for i in order])
+    figure.update_layout(legend={"itemsizing": "constant"})
+    return _lines(figure, [_short(features[i]) for i in order])
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #4e83854c
 def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = "", top: int = 10) -> go.Figure:
@@ -142,6 +155,8 @@ def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = 
     if len(rest):
         names, steps = [*names, f"{len(rest)} others"], [*steps, float(rest["effect"].sum())]
     first = effects.iloc[0]
+    if not any(steps):
+        return _empty("No feature moves this prediction", f"It is the average, {number(base, 2)}.")
     way = "raises" if first["effect"] > 0 else "lowers"
     title = (
         f"{_short(first['feature'], 24)} {way} it most, from {number(base, 2)} to {number(base + sum(steps), 2)} in all"
@@ -152,8 +167,9 @@ def waterfall(effects: pd.DataFrame, *, base: float, unit: str = "", row: str = 
     figure.add_bar(x=steps, base=starts, y=list(range(len(steps))), orientation="h", text=[number(one, 2, signed=True) for one in steps],
                    marker_color=[ACCENT if one > 0 else GREY for one in steps], textposition="outside", cliponaxis=False,
                    hovertemplate="%{text}<extra></extra>")  # fmt: skip
-    figure.add_vline(x=base, line={"color": AXIS, "width": 1.2, "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(steps))), ticktext=names, autorange="reversed")
+    figure.add_vline(x=base, line={"color": AXIS, "width": 1.2, "dash": "dot"}, annotation={
+        "text": f"Average {number(base, 2)}", "font": {"size": 12, "color": MUTED}, "xanchor": "center", "yanchor": "bottom"})  # fmt: skip
+    _lines(figure, names).update_yaxes(range=[len(steps) - 0.4, -0.6])
     return figure.update_layout(bargap=0.3)
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #c5e87067
@@ -184,27 +200,62 @@ def group_rates(table: pd.DataFrame, *, rate: str = "selection_rate") -> go.Figu
     part = part.sort_values(["attribute", "value"], kind="stable").iloc[::-1].tail(40)
     known = part[part["judged"].astype(bool)]
     ends = (known.loc[known["value"].idxmin()], known.loc[known["value"].idxmax()]) if len(known) else None
-    words = [f"{number(100 * one['value'], 0)} % of {_short(one['group'], 24)}" for one in ends] if ends else []
+    words = (
+        [f"{number(100 * one['value'], 0)} % where {_group(one['attribute'], one['group'], 30)}" for one in ends]
+        if ends
+        else []
+    )
     title = (
         f"{metric_label(rate)}: {' and '.join(words)}" if words else f"{metric_label(rate)}: no group has enough rows"
     )
     names = [
-        f"{_short(one.group, 24)}{f' · {_short(name, 10)}' if name else ''} ({number(one.rows)})"
+        f"{_group(one.attribute, one.group)}{f' · {_short(name, 10)}' if name else ''} ({number(one.rows)})"
         for one, name in zip(part.itertuples(), part["class"], strict=True)
     ]
-    edges = [ACCENT if one else GREY for one in part["judged"]]
-    places = list(range(len(part)))
-    figure = _figure(title, height=130 + 26 * len(part), x=f"{metric_label(rate)}, %")
-    for place, low, high in zip(places, part["low"], part["high"], strict=True):
-        figure.add_scatter(
-            x=[100 * low, 100 * high], y=[place] * 2, mode="lines", line={"color": AXIS, "width": 4}, hoverinfo="skip"
-        )
-    fill = [ACCENT if one else "#ffffff" for one in part["judged"]]
-    figure.add_scatter(x=100 * part["value"], y=places, mode="markers", hovertemplate="%{x:.1f} %<extra></extra>",
-                       marker={"color": fill, "size": 11, "line": {"color": edges, "width": 2}})  # fmt: skip
-    return figure.update_layout(showlegend=False).update_yaxes(tickvals=places, ticktext=names)
+    judged, places = part["judged"].to_numpy(bool), np.arange(len(part))
+    figure = _figure(title, height=130 + 26 * len(part), x=f"{metric_label(rate)}, %; in brackets: rows")
+    _spans(figure, places, 100 * part["low"], 100 * part["high"], [AXIS] * len(part), opacity=1)
+    for some, fill, edge, label in (
+        (judged, ACCENT, ACCENT, "Rate, with its interval"),
+        (~judged, "#ffffff", GREY, "Too few rows to judge"),
+    ):
+        if some.any():
+            figure.add_scatter(x=100 * part["value"][some], y=places[some], mode="markers", name=label,
+                               hovertemplate="%{x:.1f} %<extra></extra>",
+                               marker={"color": fill, "size": 11, "line": {"color": edge, "width": 2}})  # fmt: skip
+    return _lines(figure, names)
+
+
+def _group(attribute: object, group: object, size: int = 40) -> str:
+    """A group with what it is a group of: a bare 0 or 1 says nothing."""
+    names, parts = str(attribute).split(" × "), str(group).split(" × ")
+    if len(names) != len(parts):
+        return _short(f"{attribute} = {group}", size)
+    return _short(", ".join(f"{name} = {part}" for name, part in zip(names, parts, strict=True)), size)
 
 # %% ../../notebooks/lib/65_trust_plots.ipynb #013f78ec
+def _beyond_title(part: pd.DataFrame, beyond: pd.Series) -> str:
+    """How many differences are beyond their limits, model by model: one model's must not be counted to another."""
+    limited, parts = part["limit"].notna(), []
+    if not limited.any():
+        return "Differences between groups; no limit is given"
+    for model in part["model"].unique()[::-1] if "model" in part else [None]:
+        mine = limited if model is None else limited & (part["model"] == model)
+        many, name = int((mine & beyond).sum()), "" if model is None else f"{_short(model, 24)}: "
+        parts.append(f"{name}{many or 'none'} of {int(mine.sum())}")
+    one = " difference" if limited.sum() == len(parts) else " differences"
+    return "; ".join([f"{parts[0]}{one} beyond {'its limit' if one == ' difference' else 'their limits'}", *parts[1:]])
+
+
+def _difference_labels(part: pd.DataFrame) -> list[str]:
+    """What each line compares, and below it for which model."""
+    names = [f"{_short(one.attribute, 30)} · {metric_label(one.measure)}" for one in part.itertuples()]
+    if "model" not in part:
+        return names
+    below = [f"<br><span style='font-size:11px'>{_short(model, 40)}</span>" for model in part["model"]]
+    return [name + one for name, one in zip(names, below, strict=True)]
+
+# %% ../../notebooks/lib/65_trust_plots.ipynb #4cce6f09
 def differences(table: pd.DataFrame) -> go.Figure:
     """Differences between groups with their intervals, and the limits.
 
@@ -231,29 +282,26 @@ def differences(table: pd.DataFrame) -> go.Figure:
     least = part["measure"].str.endswith("_ratio")
     beyond = (part["value"] > part["limit"]) & ~least | (part["value"] < part["limit"]) & least
     kept = (part["high"] <= part["limit"]) & ~least | (part["low"] >= part["limit"]) & least
-    limited = int(part["limit"].notna().sum())
-    title = f"{int(beyond.sum())} of {limited} differences with a limit are beyond it, {int(kept.sum())} surely within"
-    models = part["model"].astype(str) + " · " if "model" in part else ""
-    names = [_short(one, 56) for one in models + part["attribute"] + " · " + part["measure"].map(metric_label)]
-    colors = np.select([beyond, kept, part["limit"].notna()], [ACT, GOOD, WATCH], GREY)
-    places, figure = list(range(len(part))), _figure(title, height=130 + 26 * len(part), x="Difference between groups")
-    for place, low, high, color in zip(places, part["low"], part["high"], colors, strict=True):
-        figure.add_scatter(
-            x=[low, high],
-            y=[place] * 2,
-            mode="lines",
-            line={"color": color, "width": 4},
-            opacity=0.45,
-            hoverinfo="skip",
-        )
-    figure.add_scatter(x=part["limit"], y=places, mode="markers", hovertemplate="limit %{x}<extra></extra>",
-                       marker={"symbol": "line-ns", "size": 14, "line": {"color": INK, "width": 2}})  # fmt: skip
-    shapes = ["diamond" if one else "circle" for one in beyond]
-    figure.add_scatter(x=part["value"], y=places, mode="markers", marker={"color": colors, "size": 11, "symbol": shapes},
-                       hovertemplate="%{x:.3f}<extra></extra>")  # fmt: skip
-    return figure.update_layout(showlegend=False).update_yaxes(tickvals=places, ticktext=names)
+    open_ended, free = part["limit"].notna() & ~beyond & ~kept, part["limit"].isna()
+    kinds = (("Beyond its limit", beyond, ACT, "diamond"), ("Within, surely", kept, GOOD, "circle"),
+             ("Within, not surely", open_ended, WATCH, "circle-open"), ("No limit", free, GREY, "square"))  # fmt: skip
+    places, figure = (
+        np.arange(len(part)),
+        _figure(_beyond_title(part, beyond), x=f"Difference{' or ratio' if least.any() else ''} between groups"),
+    )
+    figure.update_layout(height=150 + (38 if "model" in part else 26) * len(part))
+    for label, some, color, shape in kinds:
+        if some.any():
+            which = part[some]
+            _spans(figure, places[some], which["low"], which["high"], [color] * len(which))
+            figure.add_scatter(x=which["value"], y=places[some], mode="markers", name=label, hovertemplate="%{x:.3f}<extra></extra>",
+                               marker={"color": color, "size": 11, "symbol": shape, "line": {"color": color, "width": 2}})  # fmt: skip
+    if not free.all():
+        figure.add_scatter(x=part["limit"], y=places, mode="markers", name="Limit", hovertemplate="limit %{x}<extra></extra>",
+                           marker={"symbol": "line-ns", "size": 14, "line": {"color": INK, "width": 2}})  # fmt: skip
+    return _lines(figure, _difference_labels(part))
 
-# %% ../../notebooks/lib/65_trust_plots.ipynb #8f3d2a9a
+# %% ../../notebooks/lib/65_trust_plots.ipynb #d66c4749
 def mitigation(
     table: pd.DataFrame, *, measure: str = "demographic_parity_difference", limit: float | None = None
 ) -> go.Figure:
@@ -287,10 +335,10 @@ def mitigation(
     figure.add_scatter(x=table[measure], y=100 * table["accuracy"], mode="lines+markers", line={"color": AXIS, "width": 2}, name="Tried",
                        marker={"color": GREY, "size": 8}, customdata=table["strength"],
                        hovertemplate="strength %{customdata}: %{y:.1f} %")  # fmt: skip
-    for name, one, color in (("As it was", first, GREY), ("Chosen", chosen, ACCENT)):
-        figure.add_scatter(
-            x=[one[measure]], y=[100 * one["accuracy"]], mode="markers", name=name, marker={"color": color, "size": 14}
-        )
+    for name, one, color, shape in (("As it was", first, GREY, "square"), ("Chosen", chosen, ACCENT, "star")):
+        figure.add_scatter(x=[one[measure]], y=[100 * one["accuracy"]], mode="markers", name=name,
+                           marker={"color": color, "size": 14, "symbol": shape})  # fmt: skip
     if limit is not None:
-        figure.add_vline(x=limit, line={"color": ACT, "width": 1.2, "dash": "dot"})
+        figure.add_vline(x=limit, line={"color": ACT, "width": 1.2, "dash": "dot"}, annotation={
+            "text": f"Limit {limit:g}", "font": {"size": 12, "color": MUTED}, "xanchor": "left"})  # fmt: skip
     return figure
