@@ -75,11 +75,15 @@ def weighted_metric(kind: str, judged: "pd.DataFrame", weights: np.ndarray) -> n
         return _r2(judged["_label"].to_numpy(float), judged["score"].to_numpy(float), weights)
     if kind == "binary":
         return _auc(judged["_label"].to_numpy(float), judged["score"].to_numpy(float), weights)
-    truth = judged["_label"].astype(str).to_numpy()
+    truth, classes = (
+        judged["_label"].astype(str).to_numpy(),
+        judged.columns.difference(["_label", "_fold", "_block"], sort=False),
+    )
+    parts = [*(one for one in classes if (truth == one).any()), *sorted(set(truth) - set(classes))]
+    unknown = np.zeros(len(truth))  # a class that the model has not learned was given no chance: a guess, and it counts
     areas = [
-        _auc((truth == name).astype(float), judged[name].to_numpy(float), weights)
-        for name in judged.columns
-        if not name.startswith("_") and (truth == name).any()
+        _auc((truth == name).astype(float), judged[name].to_numpy(float) if name in classes else unknown, weights)
+        for name in parts
     ]
     counted = ~np.isnan(areas)
     total = np.where(counted, areas, 0).sum(axis=0)

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .config import PRIMARY, Project
-from .intervals import decide, from_influence, metric_influence, rows_needed
+from .intervals import class_chances, decide, from_influence, metric_influence, rows_needed, share_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +31,7 @@ def _auc(y: np.ndarray, p: np.ndarray) -> float:
 
 def _one_against_rest(truth: np.ndarray, chances: np.ndarray, classes: list[str]) -> float:
     """Mean AUC of each class that occurs, against all others."""
-    areas = [
-        _auc((truth == name).astype(float), chances[:, i]) for i, name in enumerate(classes) if (truth == name).any()
-    ]
+    areas = [_auc((truth == name).astype(float), chance) for name, chance in class_chances(truth, chances, classes)]
     return float(np.mean(areas)) if areas else float("nan")
 
 # %% ../../notebooks/lib/28_evaluation.ipynb #c786d90c
@@ -58,13 +56,14 @@ def metrics(kind: str, labels: "pd.Series", scores: "pd.DataFrame") -> dict[str,
 
     if kind == "multiclass":
         classes, truth = list(scores.columns), np.asarray(labels.astype(str))
-        known = np.isin(truth, classes)
-        chances = scores.to_numpy()[known] / scores.to_numpy()[known].sum(axis=1, keepdims=True)
-        truth, guesses = truth[known], np.asarray(classes)[chances.argmax(axis=1)] if known.any() else np.array([])
+        if not len(truth):
+            return dict.fromkeys(("roc_auc", "accuracy", "log_loss"), float("nan"))
+        chances = scores.to_numpy(float) / scores.to_numpy(float).sum(axis=1, keepdims=True)
+        came = np.where(truth[:, None] == np.asarray(classes), chances, 0.0).sum(axis=1)  # 0 for a class never learned
         return {
             "roc_auc": _one_against_rest(truth, chances, classes),
-            "accuracy": float(np.mean(truth == guesses) * known.mean()) if known.any() else 0.0,
-            "log_loss": float(sk.log_loss(truth, chances, labels=classes)) if len(truth) else np.nan,
+            "accuracy": float(np.mean(truth == np.asarray(classes)[chances.argmax(axis=1)])),
+            "log_loss": float(-np.log(np.clip(came, np.finfo(float).eps, 1)).mean()),
         }
     y, p = labels.to_numpy(float), scores["score"].to_numpy(float)
     if kind == "regression":
@@ -211,14 +210,11 @@ def _weighted_auc(y: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.
 def _weighted_metric(kind: str, labels: "pd.Series", scores: "pd.DataFrame", weights: np.ndarray) -> np.ndarray:
     """The primary metric for each line of weights."""
     if kind == "multiclass":
-        truth = np.asarray(labels.astype(str))
-        known = np.isin(truth, scores.columns)
-        chances = scores.to_numpy(float)[known]
+        truth, chances = np.asarray(labels.astype(str)), scores.to_numpy(float)
         chances = chances / chances.sum(axis=1, keepdims=True)
         areas = [
-            _weighted_auc((truth[known] == name).astype(float), chances[:, place], weights[:, known])
-            for place, name in enumerate(scores.columns)
-            if (truth == name).any()
+            _weighted_auc((truth == name).astype(float), chance, weights)
+            for name, chance in class_chances(truth, chances, list(scores.columns))
         ]
         there = np.sum([~np.isnan(area) for area in areas], axis=0)
         return np.divide(np.nansum(areas, axis=0), there, out=np.full(len(weights), np.nan), where=there > 0)
@@ -421,6 +417,24 @@ def _floor(project: Project, labels: "pd.Series", scores: "pd.DataFrame", blocks
     return Check(name="floor", value=_number(value), limit=limit, status=status, detail=f"{said}; {wanted}", **bounds)
 
 # %% ../../notebooks/lib/28_evaluation.ipynb #81910958
+def _unseen(project: Project, labels: "pd.Series", scores: "pd.DataFrame", blocks: np.ndarray) -> list[Check]:
+    """The check that the model has learned the classes that it is judged on, with the names of those it has not."""
+    if project.target.kind != "multiclass":
+        return []
+    truth = labels.astype(str)
+    unknown, limit = ~truth.isin([str(name) for name in scores.columns]).to_numpy(), project.gates.max_unseen
+    about: dict[str, Any] = {"rows": len(labels), "setting": "gates.max_unseen", "strict": project.gates.strict}
+    if not unknown.any():
+        told = f"the model has learned each class of the {len(labels)} rows"
+        return [Check(name="unseen_classes", value=0.0, limit=limit, rows=len(labels), status="pass", detail=told)]
+    counts = truth[unknown].value_counts()
+    named = ", ".join(f"{name!r} {many / len(labels):.1%}" for name, many in counts.head(5).items())
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    what = f"share of rows of a class that the model has never learned ({named}{more}; they count as wrong):"
+    bounds = share_bounds(unknown, blocks)
+    return [limit_check("performance", "unseen_classes", bounds, limit, at_least=False, what=what, **about)]
+
+# %% ../../notebooks/lib/28_evaluation.ipynb #a9bcd6a8
 def _calibrated(
     project: Project, labels: "pd.Series", scores: "pd.DataFrame", blocks: np.ndarray, seed: int
 ) -> list[Check]:
@@ -454,7 +468,7 @@ def _calibrated(
         limit_check("calibration", "calibration_error", bounds, gates.max_calibration_error, what=what, **more),
     ]
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #a9bcd6a8
+# %% ../../notebooks/lib/28_evaluation.ipynb #2558c787
 def judge(
     project: Project,
     held: "pd.DataFrame",
@@ -484,7 +498,7 @@ def judge(
     Verdict
     """
     kind, gates, labels, blocks = project.target.kind, project.gates, held["_label"], day_blocks(held)
-    checks = [_floor(project, labels, candidate, blocks)]
+    checks = [_floor(project, labels, candidate, blocks), *_unseen(project, labels, candidate, blocks)]
     if champion is not None:
         name = PRIMARY[kind]
         difference, low, high = paired_difference(kind, labels, candidate, champion, blocks=blocks, seed=seed)
@@ -508,7 +522,7 @@ def judge(
     checks += _calibrated(project, labels, candidate, blocks, seed)
     return Verdict(period=period, digest=digest, rows=len(held), checks=checks)
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #6e1416c8
+# %% ../../notebooks/lib/28_evaluation.ipynb #cf05b39c
 def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     """The checks of performance and calibration on all rows as a table.
 
@@ -548,7 +562,7 @@ def scoreboard(verdict: Verdict) -> "pd.DataFrame":
     columns = ["check", "candidate", "champion", "difference", "low", "high", "status", "detail"]
     return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[1:6], float))
 
-# %% ../../notebooks/lib/28_evaluation.ipynb #602fd5b7
+# %% ../../notebooks/lib/28_evaluation.ipynb #f2f00e8c
 def check_table(verdict: Verdict) -> "pd.DataFrame":
     """All checks of a verdict as a table, by area.
 
