@@ -77,3 +77,86 @@ def test_every_metric_of_several_classes_counts_the_same_rows():
     value, influence = intervals.metric_influence("multiclass", truth, scores)
     assert value == pytest.approx(whole["roc_auc"]) and abs(influence.sum()) < 1e-9
     assert whole["accuracy"] == (truth == scores.idxmax(axis=1)).mean() and whole["log_loss"] > 5
+
+
+# A lead within the noise is no gain
+
+
+def test_a_lead_within_the_noise_is_not_called_a_gain():
+    table = rows_of(rows=1200)
+    learned, held = table.head(600), table.tail(600)
+    model = fit_model(make(), "linear", learned, seed=0)
+    twin = fit_model(make(), "linear", learned.head(500), seed=0)
+    bad = fit_model(make(), "linear", learned.assign(**{"größe (cm)": 0.0}), seed=0)
+    near = [
+        verdict_of(make(), *pair, champion=other)[1]["gain"]
+        for pair, other in [((model, held), twin), ((twin, held), model)]
+    ]
+    assert {one.status for one in near} == {"pass", "fail"}
+    words = {one.status: one.detail for one in near}
+    assert words["pass"].startswith("not worse: ") and words["fail"].startswith("no gain: ")
+    assert all("within the noise" in one and "rows would tell" in one for one in words.values())
+    assert verdict_of(make(), model, held, champion=bad)[1]["gain"].detail.startswith("better: ")
+    assert verdict_of(make(), bad, held, champion=model)[1]["gain"].detail.startswith("worse: ")
+    asked = verdict_of(make(gates=Gates(min_gain=0.5)), model, held, champion=bad)[1]["gain"]
+    assert asked.status == "fail" and "asked for more than +0.500" in asked.detail
+
+
+# Few rows, and models that guess
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_an_interval_of_three_rows_is_unknown_and_not_a_point(kind):
+    table = rows_of(kind, rows=400)
+    model = fit_model(make(kind), "linear", table.head(300), seed=0)
+    held = (
+        table.tail(100).groupby("_label").head(1)
+        if kind == "multiclass"
+        else table.tail(100).sort_values("_label").iloc[[0, 50, 99]]
+    )
+    verdict, found = verdict_of(make(kind, gates=Gates(min_metric=0.4)), model, held)
+    floor = found["floor"]
+    assert (
+        floor.value >= 0.5 and floor.low is None and floor.status == "abstain" == found["better_than_guessing"].status
+    )
+    assert "interval unknown" in floor.detail and "too few rows" in floor.detail and "would do" in floor.detail
+    assert verdict.passed
+    strict = verdict_of(make(kind, gates=Gates(min_metric=0.5, strict=True)), model, held)[1]
+    assert strict["floor"].status == "fail" == strict["better_than_guessing"].status
+
+
+def test_a_ranking_without_a_mistake_is_not_certain():
+    labels = pd.Series([1.0] * 20 + [0.0] * 40)
+    low, high = intervals.metric_estimate("binary", labels, labels.to_frame("score"))[0].bounds()
+    assert high == 1 and low == pytest.approx(0.05 ** (1 / 20))
+    assert intervals.metric_estimate("binary", labels, labels.to_frame("score"))[0].bounds(questions=10)[0] < low
+    other = pd.DataFrame({"score": labels * 2})
+    found = evaluation.paired_difference("binary", labels, labels.to_frame("score"), other, blocks=range(60), seed=0)
+    assert found[0] == 0 and np.isnan(found[1:]).all()
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_a_model_that_guesses_is_refused_without_any_gate(kind):
+    table = rows_of(kind).assign(**{"größe (cm)": 1.0, "age": 2.0, "town": "x"})
+    model = fit_model(make(kind), "linear", table.head(400), seed=0)
+    verdict, found = verdict_of(make(kind), model, table.tail(200))
+    assert not verdict.passed and found["better_than_guessing"].status == "fail"
+    assert "guessing" in found["better_than_guessing"].detail
+    good = rows_of(kind)
+    model = fit_model(make(kind), "linear", good.head(400), seed=0)
+    assert verdict_of(make(kind), model, good.tail(200))[1]["better_than_guessing"].status == "pass"
+
+
+def test_hardly_better_than_a_guess_abstains_and_says_how_many_rows_would_do():
+    rng = np.random.default_rng(1)
+    held = pd.DataFrame({"_label": (rng.random(400) < 0.5).astype(float)})
+    scores = pd.DataFrame({"score": held["_label"] + rng.normal(0, 9, 400)})
+    verdict = evaluation.judge(make(), held, scores, None, period="all", digest="ab", seed=0)
+    check = next(one for one in verdict.checks if one.name == "better_than_guessing")
+    assert 0.5 < check.value < 0.56 and check.status == "abstain" and "about" in check.detail
+
+
+def test_a_verdict_without_a_pass_is_not_called_one():
+    unsure = evaluation.Check(name="floor", status="abstain", detail="no limit is given")
+    verdict = evaluation.Verdict(period="all", digest="ab", rows=3, checks=[unsure])
+    assert suite.in_one_line(verdict) == "nothing failed; 1 could not be judged" and verdict.passed

@@ -243,6 +243,8 @@ def _with_intervals(kind: str, found: dict[str, Any], lines: list[dict[str, Any]
             continue
         score, drawn = draws[line["family"]]
         line["score"], (line["low"], line["high"]) = score, _interval(drawn)
+        if line["low"] == line["high"]:  # no draw differs: too few rows to tell, not certainty
+            line["low"] = line["high"] = np.nan
         line["gap"] = line["train_score"] - score
         if best:
             line["behind"] = score - draws[best][0]
