@@ -347,6 +347,8 @@ def compare_families(
     note += (
         f"; folds thinned to {MOST_ROWS} rows" if any(len(rows) == MOST_ROWS for pair in parts for rows in pair) else ""
     )
+    failed = [f"{line['family']} failed with {line['error']}" for line in lines if line["error"]]
+    note += "".join(f"; {one}" for one in failed)
     compared["chosen"] = compared["family"] == best
     return Comparison(compared, best, note, {name: one["judged"] for name, one in found.items()}, params)
 
