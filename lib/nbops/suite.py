@@ -41,8 +41,14 @@ def _explained(
         why = f"{type(model.named_steps['model']).__name__} cannot be explained: {type(error).__name__}: {error}"
         return [Check(area="explainability", name="explained", rows=len(held), status="abstain", detail=why)]
     wanted = "min_rank_correlation" in project.explanations.model_fields_set
-    quiet = {"status": "abstain", "limit": None}
-    return [one if wanted or one.name != "rank_stability" else one.model_copy(update=quiet) for one in found]
+    return [one if wanted or one.name != "rank_stability" else _untold(one) for one in found]
+
+
+def _untold(check: Check) -> Check:
+    """A check whose limit the project has not set: it tells its number and abstains."""
+    said = check.detail.partition(", at least")[0]
+    told = f"{said}; no limit is given (explanations.min_rank_correlation)"
+    return check.model_copy(update={"status": "abstain", "limit": None, "detail": told})
 
 
 def _fair(project: Project, held: "pd.DataFrame", scores: "pd.DataFrame", seed: int) -> list[Check]:
