@@ -1,15 +1,23 @@
 """What a careful user found wrong: each defect with the smallest case that shows it."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from nbops import evaluation, intervals, suite
-from nbops.comparison import weighted_metric
+from nbops.base import InputError
+from nbops.comparison import compare_families, weighted_metric
 from nbops.config import Gates, Project, Source, Target
-from nbops.training import fit_model
+from nbops.parts import Search
+from nbops.search import search
+from nbops.subjects import run_suite
+from nbops.tracking import load_model, model_digest, save_model, trusted_types
+from nbops.training import fit_model, predict_scores
+from nbops.trust import Fairness
 
 
 def make(kind="binary", **more):
@@ -160,3 +168,118 @@ def test_a_verdict_without_a_pass_is_not_called_one():
     unsure = evaluation.Check(name="floor", status="abstain", detail="no limit is given")
     verdict = evaluation.Verdict(period="all", digest="ab", rows=3, checks=[unsure])
     assert suite.in_one_line(verdict) == "nothing failed; 1 could not be judged" and verdict.passed
+
+
+# What a search and a comparison hide
+
+
+@pytest.mark.slow
+def test_a_search_says_how_many_trials_failed_and_which_family_it_left_out(tmp_path):
+    families = ["linear", {"name": "bayes", "estimator": "sklearn.naive_bayes.GaussianNB"}]
+    wanted = Search(trials=4, batch=2, defaults=False, space={"linear": {"C": [-1.0, 1.0]}})
+    project = make(training={"families": families}, search=wanted)
+    score = functools.partial(evaluation.primary_metric, "binary")
+    found = search(project, rows_of(rows=200), metric=score, store=tmp_path, seed=0)
+    failed = (found.trials["state"] == "failed").sum()
+    assert 0 < failed < 4, found.trials["params"].tolist()
+    assert "4 trials in" in found.note and f"{failed} of them failed, the first (linear" in found.note
+    assert "InvalidParameterError" in found.note and "not searched: bayes" in found.note
+
+
+def test_why_a_family_failed_is_said_where_the_chosen_one_is():
+    broken = {"name": "broken", "estimator": "sklearn.ensemble.ExtraTreesClassifier", "params": {"n_estimators": -1}}
+    project = make(training={"families": ["linear", broken]})
+    assert "broken failed with InvalidParameterError" in compare_families(project, rows_of(rows=200), seed=0).note
+
+
+# Classifiers without probabilities
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sklearn.svm.SVC",
+        "sklearn.svm.LinearSVC",
+        "sklearn.linear_model.RidgeClassifier",
+        "sklearn.linear_model.SGDClassifier",
+    ],
+)
+def test_a_classifier_with_a_decision_function_alone(kind, path, tmp_path):
+    table = rows_of(kind, rows=500)
+    project = make(kind, training={"families": [{"name": "own", "estimator": path}]})
+    model, again = (fit_model(project, "own", table.head(300), seed=0) for _ in range(2))
+    files = [save_model(one, tmp_path / f"{place}.skops") for place, one in enumerate((model, again))]
+    assert model_digest(files[0]) == model_digest(files[1])
+    opened = load_model(files[0], trusted=trusted_types(project))
+    scores = predict_scores(kind, model, table.tail(200))
+    assert predict_scores(kind, opened, table.tail(200)).equals(scores)
+    verdict, found = verdict_of(project, opened, table.tail(200), areas=evaluation.AREAS)
+    assert verdict.passed and found["floor"].value > 0.7, suite.in_one_line(verdict)
+    assert found["onnx"].status == "pass" or "no form in ONNX" in found["onnx"].detail
+    assert found["finite"].status == "pass" == found["additive"].status, found["finite"].detail
+    assert "log-odds" not in found["finite"].detail
+
+
+def test_a_classifier_with_neither_says_what_is_allowed(monkeypatch):
+    class Sides(ClassifierMixin, BaseEstimator):
+        """Says a class, and nothing more."""
+
+        def fit(self, X, y):
+            return self
+
+        def predict(self, X):
+            return np.zeros(len(X))
+
+    monkeypatch.setattr("sklearn.svm.Sides", Sides, raising=False)
+    project = make(training={"families": [{"name": "own", "estimator": "sklearn.svm.Sides"}]})
+    with pytest.raises(InputError, match="predict_proba.*decision_function.*Name another"):
+        fit_model(project, "own", rows_of(), seed=0)
+
+
+# A check says why, and by how much
+
+
+def test_a_check_that_abstains_or_fails_says_why_and_by_how_much():
+    table = rows_of()
+    model = fit_model(make(), "linear", table.head(400), seed=0)
+    champion = fit_model(make(), "linear", table.head(40).sample(frac=1, random_state=0), seed=0)
+    areas = ("explainability", "behaviour")
+    quiet = verdict_of(make(), model, table.tail(200), champion=champion, areas=areas)[1]["rank_stability"]
+    assert quiet.status == "abstain" and "no limit is given (explanations.min_rank_correlation)" in quiet.detail
+    wanted = make(behaviour={"decreasing": [{"column": "age"}], "increasing": [{"column": "größe (cm)"}]})
+    found = verdict_of(wanted, model, table.tail(200), areas=areas)[1]
+    fails, passes = found["responds: age"], found["responds: größe (cm)"]
+    assert fails.status == "fail" and " to +" in fails.detail and "below 0" in fails.detail and fails.high < 0
+    assert passes.status == "pass" and "above 0" in passes.detail
+
+
+def test_every_check_that_abstains_gives_a_reason():
+    table = rows_of(rows=400)
+    model = fit_model(make(), "linear", table.head(300), seed=0)
+    other = fit_model(make(), "linear", table.head(60), seed=0)
+    verdict, _ = verdict_of(make(), model, table.tail(12), champion=other, areas=evaluation.AREAS)
+    reasons = ("no limit is given", "rows to tell", "not known here", "cannot be seen", "only ", "one class")
+    unsure = [one for one in verdict.checks if one.status == "abstain"]
+    assert len(unsure) > 4 and not [one.detail for one in unsure if not any(why in one.detail for why in reasons)]
+
+
+# A file that holds the groups itself
+
+
+def test_groups_of_people_come_from_the_file(tmp_path):
+    table = rows_of().assign(sex=np.random.default_rng(0).choice(["f", "m"], 600))
+    fair = Fairness(columns=["sex"], limits={"demographic_parity_difference": 0.3})
+    project = make(fairness=fair).model_copy(update={"root": tmp_path})
+    save_model(fit_model(project, "linear", table.head(300).drop(columns="sex"), seed=0), tmp_path / "here.skops")
+    fresh = table.tail(300).rename(columns={"_label": "y"})
+    fresh.to_csv(tmp_path / "apps.csv", index=False)
+    verdict = run_suite(project, None, str(tmp_path / "here.skops"), data=tmp_path / "apps.csv")[1]
+    fairness = [one for one in verdict.checks if one.area == "fairness"]
+    assert fairness and fairness[0].rows and fairness[0].status in ("pass", "abstain"), fairness
+    fresh.rename(columns={"sex": "sexx"}).to_csv(tmp_path / "apps.csv", index=False)
+    with pytest.raises(InputError, match="apps.csv has no column 'sex'.*did you mean.*--area performance"):
+        run_suite(project, None, str(tmp_path / "here.skops"), data=tmp_path / "apps.csv")
+    asked = {"data": tmp_path / "apps.csv", "areas": ("performance",)}
+    assert run_suite(project, None, str(tmp_path / "here.skops"), **asked)[1].passed
