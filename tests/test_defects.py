@@ -1,8 +1,10 @@
 """What a careful user found wrong: each defect with the smallest case that shows it."""
 
+import errno
 import functools
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from nbops import evaluation, intervals, suite
 from nbops.base import InputError
 from nbops.comparison import compare_families, weighted_metric
 from nbops.config import Gates, Project, Source, Target
+from nbops.execution import Execution, run_notebook
 from nbops.parts import Search
 from nbops.search import search
 from nbops.subjects import run_suite
@@ -283,3 +286,22 @@ def test_groups_of_people_come_from_the_file(tmp_path):
         run_suite(project, None, str(tmp_path / "here.skops"), data=tmp_path / "apps.csv")
     asked = {"data": tmp_path / "apps.csv", "areas": ("performance",)}
     assert run_suite(project, None, str(tmp_path / "here.skops"), **asked)[1].passed
+
+
+# A disk that is full while the executed notebook is written
+
+
+@pytest.mark.slow
+def test_a_notebook_half_written_on_a_full_disk_is_said_to_be_that(small_disk):
+    """The error was one about JSON, raised by who wanted to clean up what was half-written."""
+    disk, leave = small_disk
+    cell = nbformat.v4.new_code_cell("print('x' * 300_000)")
+    spec = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=spec)
+    leave(60)
+    with pytest.raises(OSError, match="No space left on device") as found:
+        run_notebook(notebook, disk / "70_train.ipynb", Execution("toy", lambda text: None))
+    assert found.value.errno == errno.ENOSPC and not list(disk.glob("*train*"))
+    (disk / "filler").unlink()
+    run_notebook(notebook, disk / "70_train.ipynb", Execution("toy", lambda text: None))
+    assert (disk / "70_train.ipynb").stat().st_size > 300_000
