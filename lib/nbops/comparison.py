@@ -75,11 +75,15 @@ def weighted_metric(kind: str, judged: "pd.DataFrame", weights: np.ndarray) -> n
         return _r2(judged["_label"].to_numpy(float), judged["score"].to_numpy(float), weights)
     if kind == "binary":
         return _auc(judged["_label"].to_numpy(float), judged["score"].to_numpy(float), weights)
-    truth = judged["_label"].astype(str).to_numpy()
+    truth, classes = (
+        judged["_label"].astype(str).to_numpy(),
+        judged.columns.difference(["_label", "_fold", "_block"], sort=False),
+    )
+    parts = [*(one for one in classes if (truth == one).any()), *sorted(set(truth) - set(classes))]
+    unknown = np.zeros(len(truth))  # a class that the model has not learned was given no chance: a guess, and it counts
     areas = [
-        _auc((truth == name).astype(float), judged[name].to_numpy(float), weights)
-        for name in judged.columns
-        if not name.startswith("_") and (truth == name).any()
+        _auc((truth == name).astype(float), judged[name].to_numpy(float) if name in classes else unknown, weights)
+        for name in parts
     ]
     counted = ~np.isnan(areas)
     total = np.where(counted, areas, 0).sum(axis=0)
@@ -239,6 +243,8 @@ def _with_intervals(kind: str, found: dict[str, Any], lines: list[dict[str, Any]
             continue
         score, drawn = draws[line["family"]]
         line["score"], (line["low"], line["high"]) = score, _interval(drawn)
+        if line["low"] == line["high"]:  # no draw differs: too few rows to tell, not certainty
+            line["low"] = line["high"] = np.nan
         line["gap"] = line["train_score"] - score
         if best:
             line["behind"] = score - draws[best][0]
@@ -341,6 +347,8 @@ def compare_families(
     note += (
         f"; folds thinned to {MOST_ROWS} rows" if any(len(rows) == MOST_ROWS for pair in parts for rows in pair) else ""
     )
+    failed = [f"{line['family']} failed with {line['error']}" for line in lines if line["error"]]
+    note += "".join(f"; {one}" for one in failed)
     compared["chosen"] = compared["family"] == best
     return Comparison(compared, best, note, {name: one["judged"] for name, one in found.items()}, params)
 

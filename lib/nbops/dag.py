@@ -42,7 +42,7 @@ from nbops.inputs import (
 from .ledger import digest
 from .parameters import check_parameters
 from .secrets import redactor_for
-from .sources import write_json
+from .sources import write_json, write_text
 
 # %% ../../notebooks/lib/61_dag.ipynb #9a229b49
 class StageError(RuntimeError):
@@ -431,7 +431,7 @@ def _work(stage: Stage, staged: dict[str, Path], given: dict[str, str], executio
                 cell["source"] = "".join(cell["source"]).removesuffix(last).splitlines(keepends=True)
             text = json.dumps(written, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
             text = text.replace(json.dumps(last, ensure_ascii=False)[1:-1], "")  # in what the kernel was given, too
-            staged[key].write_text(text.replace(f"/.{stage.name}.running/", "/"), encoding="utf-8")
+            write_text(text.replace(f"/.{stage.name}.running/", "/"), staged[key])
 
 
 def _rendered(stage: Stage, staged: dict[str, Path]) -> tuple[Any, str]:
@@ -510,7 +510,7 @@ def _settle(
         if stage.products[key] == stage.notebook:
             notebook = json.loads(path.read_text(encoding="utf-8"))
             notebook["metadata"]["nbops"] = {"inputs": inputs}
-            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", path)
     stage.record.unlink(missing_ok=True)
     stage.task.product.metadata.delete()
     for key, path in staged.items():

@@ -24,6 +24,7 @@ from typing import Any
 from .config import Engine
 from .inputs import PARSING, READ, TRACE, packages_changed
 from .secrets import Redactor, redact_notebook, redact_output
+from .sources import write_text
 
 # %% ../../notebooks/lib/60_execution.ipynb #74ec3045
 LIMIT = 1_000_000  # characters that one cell's stream may keep
@@ -459,10 +460,20 @@ def _client_options(execution: Execution) -> dict[str, Any]:
 
 # %% ../../notebooks/lib/60_execution.ipynb #8ddc84b6
 def _redact_file(file: Path, redactor: Redactor) -> None:
-    """Hides secrets in a notebook file: also in its sources, metadata and widgets."""
-    if file.is_file():
-        clean = redact_notebook(json.loads(file.read_text(encoding="utf-8")), redactor)
-        file.write_text(json.dumps(clean, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Hides secrets in a notebook file: also in its sources, metadata and widgets; what cannot be is not kept."""
+    if not file.is_file():
+        return
+    try:
+        written = json.loads(file.read_bytes())
+    except ValueError:  # half of a notebook, as a full disk leaves it; the error on its way says why
+        file.unlink()
+        return
+    text = json.dumps(redact_notebook(written, redactor), indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_text(text, file)
+    except OSError:
+        file.unlink()
+        raise
 
 # %% ../../notebooks/lib/60_execution.ipynb #f43c05c4
 def run_notebook(notebook: Any, output: Path, execution: Execution) -> None:

@@ -19,6 +19,7 @@ from .base import InputError, nearest
 from .config import Project
 from .evaluation import Check
 from .features import model_input
+from .intervals import rows_needed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -329,7 +330,8 @@ def _look_inside(
         else "the model inside the calibration,"
     )
     about = [f"{many} before it" if calibrated else "the model"]
-    unit = "probability" if way.startswith(FORESTS) else "log-odds"
+    margin = calibrated and not any(hasattr(one, "predict_proba") for one in inside)  # a support vector machine's
+    unit = "probability" if way.startswith(FORESTS) else "distance from the boundary" if margin else "log-odds"
     return (by_feature, base, said), about, unit
 
 
@@ -466,6 +468,12 @@ def _ranks_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
 
 # %% ../../notebooks/lib/29_explanations.ipynb #1133f131
+def _unsure(rows: int, value: float, bound: float, limit: float) -> str:
+    """That the rows do not tell, and about how many would."""
+    many = rows_needed(rows, value, bound, limit)
+    return f": too few rows to tell{f', about {many} would' if many else ''}"
+
+
 def _stability(limit: float, candidate: Explanation, champion: Explanation, seed: int) -> Check:
     """Whether two models rank their common features alike."""
     common = [name for name in candidate.features if name in champion.features]
@@ -491,7 +499,9 @@ def _stability(limit: float, candidate: Explanation, champion: Explanation, seed
     low, high = (float(one) for one in np.nanquantile(found, [0.05, 0.95]))
     low, high = min(low, value), max(high, value)
     status: Any = "fail" if value < limit else "pass" if low >= limit else "abstain"
-    detail = f"features rank like the champion's: Spearman {value:.2f} [{low:.2f}, {high:.2f}], at least {limit:.2f}"
+    span = "the same in each resample of the rows" if low == high else f"{low:.2f} to {high:.2f}"
+    detail = f"features rank like the champion's: Spearman {value:.2f} ({span}), at least {limit:.2f}"
+    detail += _unsure(len(candidate.values), value, low, limit) if status == "abstain" else ""
     return Check(**about, value=value, low=low, high=high, status=status, detail=detail)
 
 # %% ../../notebooks/lib/29_explanations.ipynb #4a33b673
@@ -520,6 +530,7 @@ def _forbidden(project: Project, found: Explanation, seed: int) -> Check | None:
     low, high = (float(one) for one in np.quantile(shares, [0.05, 0.95]))
     status: Any = "fail" if value > limit else "pass" if high <= limit else "abstain"
     detail = f"{', '.join(used)}: {value:.1%} of all effect [{low:.1%}, {high:.1%}], at most {limit:.1%}"
+    detail += _unsure(len(found.values), value, high, limit) if status == "abstain" else ""
     return Check(**about, value=value, low=min(low, value), high=max(high, value), status=status, detail=detail)
 
 # %% ../../notebooks/lib/29_explanations.ipynb #c73ae74f

@@ -225,14 +225,24 @@ def sensitive_groups(project: Project, table: "pd.DataFrame", connection: duckdb
 
     if project.fairness is None:
         return pd.DataFrame(index=table.index)
-    made = project.fairness.indicators
-    wanted = [one for name in project.fairness.columns for one in made.get(name, [name])]
-    known = table if set(wanted) <= set(table.columns) else _beside(project, table, connection, wanted)
-    groups = {
-        name: _indicated(known[made[name]]) if name in made else _as_group(known[name])
-        for name in project.fairness.columns
-    }
-    return pd.DataFrame({GROUP + name: values for name, values in groups.items()}, index=table.index)
+    wanted = _group_sources(project)
+    return _groups(project, table if set(wanted) <= set(table.columns) else _beside(project, table, connection, wanted))
+
+
+def _group_sources(project: Project) -> list[str]:
+    """The columns that say who belongs to which group."""
+    fair = project.fairness
+    return [one for name in fair.columns for one in fair.indicators.get(name, [name])] if fair else []
+
+
+def _groups(project: Project, known: "pd.DataFrame") -> "pd.DataFrame":
+    """The groups of rows that have the columns which say so."""
+    import pandas as pd
+
+    fair = project.fairness
+    names, made = (fair.columns, fair.indicators) if fair else ([], {})
+    found = {GROUP + name: _indicated(known[made[name]]) if name in made else _as_group(known[name]) for name in names}
+    return pd.DataFrame(found, index=known.index)
 
 
 def _beside(

@@ -31,6 +31,7 @@ class Gates(Part):
     min_gain: float = 0.0
     max_calibration_gap: float | None = None
     max_calibration_error: float | None = Field(None, ge=0)
+    max_unseen: float | None = Field(0.01, ge=0, le=1)
     max_outside: float | None = Field(None, ge=0, le=1)
     max_missing_rise: float | None = Field(None, ge=0, le=1)
     slices: Slices = Slices()

@@ -9,6 +9,7 @@ __all__ = ['RARE', 'LOSSES', 'NotInOnnx', 'to_onnx', 'predict_onnx']
 import copy
 import importlib
 import json
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .features import model_input
@@ -420,23 +421,23 @@ def to_onnx(model: Any) -> bytes:
     _register_own()
     classifies = hasattr(model, "classes_")
     try:
-        made = convert_sklearn(
-            by_place,
-            initial_types=inputs,
-            options={"zipmap": False} if classifies else None,
-            target_opset={"": 21, "ai.onnx.ml": 3},
-            custom_conversion_functions=converters,
-            custom_shape_calculators=shapes,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attribute `prob[AB]_`", category=FutureWarning)  # it asks an SVC
+            made = convert_sklearn(
+                by_place,
+                initial_types=inputs,
+                options={"zipmap": False} if classifies else None,
+                target_opset={"": 21, "ai.onnx.ml": 3},
+                custom_conversion_functions=converters,
+                custom_shape_calculators=shapes,
+            )
     except NotInOnnx:
         raise
     except (exceptions.MissingShapeCalculator, exceptions.MissingConverter, NotImplementedError) as error:
         raise NotInOnnx(f"{type(model.named_steps['model']).__name__}: {str(error).splitlines()[0]}") from None
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-        what = (
-            f"{type(model.named_steps['model']).__name__}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        )
-        raise NotInOnnx(what) from error
+        what = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        raise NotInOnnx(f"{type(model.named_steps['model']).__name__}: {what}") from error
     told = {
         "numeric": numeric,
         "categorical": categorical,

@@ -20,7 +20,7 @@ from .config import Project
 from .evaluation import Area, Check, day_blocks, limit_check
 from .features import model_input
 from .gates import Expectation
-from .intervals import from_influence, share_bounds
+from .intervals import from_influence, rows_needed, share_bounds
 from .training import predict_scores
 
 if TYPE_CHECKING:
@@ -369,12 +369,15 @@ def _direction(
     moved = answers[-1] - answers[0]
     mean = float(moved.mean())
     low, high = from_influence(mean, (moved - mean) / len(moved), day_blocks(rows)).bounds(questions=questions)
-    told = f"from the lowest to the highest {wish.column!r} the answer moves by {sign * mean:+.3g} on average"
+    ends = "bounds unknown" if np.isnan(low) else "{:+.3g} to {:+.3g}".format(*sorted((sign * low, sign * high)))
+    told = f"from the lowest to the highest {wish.column!r} the answer moves by {sign * mean:+.3g} ({ends}) on average"
+    told += f"; {'above' if sign > 0 else 'below'} 0"
     follows: Any = "fail" if not moved.any() or high < 0 else "pass" if low > 0 else "abstain"
     if not moved.any():
         told = f"the model ignores {wish.column!r}: no answer of {len(rows)} rows moves with it"
     elif follows == "abstain":
-        told += ": too few rows to tell"
+        many = rows_needed(len(rows), mean, low, 0.0)
+        told += f": too few rows to tell{f', about {many} would' if many else ''}"
         follows = "fail" if project.gates.strict else follows
     more = about | {"name": f"responds: {wish.column}", "limit": 0.0, "value": mean}
     more |= {} if np.isnan(low) else {"low": low, "high": high}

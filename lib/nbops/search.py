@@ -527,6 +527,36 @@ def _open_studies(lines: list[Line], storage: Any, seed: int) -> None:
         )
 
 # %% ../../notebooks/lib/26_search.ipynb #5bd47b2b
+def _failures(table: "pd.DataFrame") -> str:
+    """How many trials failed and why the first did; '' if none."""
+    failed = table[table["state"] == "failed"]
+    if failed.empty:
+        return ""
+    first = failed.iloc[0]
+    why = " ".join(first["error"].split())
+    return f", {len(failed)} of them failed, the first ({first['family']} {first['params']}) with {why[:200]}"
+
+
+def _left_out(project: Project, spaces: "list[str]") -> str:
+    """Which families are not searched, and why; '' if all are."""
+    wanted = (project.search or Search()).families
+    names = [one.name for one in project.training.families if one.name not in spaces]
+    if not names or wanted:  # who names families knows that the others are left out
+        return ""
+    return f"; not searched: {', '.join(names)} (no space is known for it; give one in search.space)"
+
+
+def _progress(table: "pd.DataFrame", wanted: int, metric: str) -> str:
+    """How far a search is, in one line."""
+    complete = table[table["state"] == "complete"]
+    failed, done = (table["state"] == "failed").sum(), (table["state"] != "running").sum()
+    text = f"{done} of {wanted} trials{f' ({failed} failed)' if failed else ''}, {table['seconds'].sum():.0f} s"
+    if complete.empty:
+        return text
+    best = complete.loc[complete["score"].idxmax()]
+    return f"{text}: best {metric} {best['score']:.4f} ({best['family']}, {best['params']})"
+
+# %% ../../notebooks/lib/26_search.ipynb #b0f75f02
 def _loop(
     lines: list[Line],
     material: Material,
@@ -558,21 +588,10 @@ def _loop(
             f"all {len(trials)} trials of the search failed, the first with {first}. Correct search.space, or the data."
         )
     done = sum(one.state != TrialState.RUNNING for one in trials)
-    return f"{done} trials in {spent():.0f} s" + (
-        "" if in_time else f", then the {settings.minutes:g} minutes were used up"
-    )
+    late = "" if in_time else f", then the {settings.minutes:g} minutes were used up"
+    return f"{done} trials in {spent():.0f} s{late}{_failures(_trial_table(lines))}"
 
-
-def _progress(table: "pd.DataFrame", wanted: int, metric: str) -> str:
-    """How far a search is, in one line."""
-    complete = table[table["state"] == "complete"]
-    text = f"{(table['state'] != 'running').sum()} of {wanted} trials, {table['seconds'].sum():.0f} s"
-    if complete.empty:
-        return text
-    best = complete.loc[complete["score"].idxmax()]
-    return f"{text}: best {metric} {best['score']:.4f} ({best['family']}, {best['params']})"
-
-# %% ../../notebooks/lib/26_search.ipynb #b376dee3
+# %% ../../notebooks/lib/26_search.ipynb #545aa0b0
 def search(
     project: Project,
     learn: "pd.DataFrame",
@@ -635,6 +654,6 @@ def search(
         finally:
             table = _trial_table(lines)
             log_trials(tracker, table, status=ended)
-    return Found(
-        _best(table), table.drop(columns="line"), str(file), f"{note}{'; ' if tracker.problem else ''}{tracker.problem}"
-    )
+    note += "" if space else _left_out(project, [line.name for line in lines])
+    note += f"; {tracker.problem}" if tracker.problem else ""
+    return Found(_best(table), table.drop(columns="line"), str(file), note)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import InputError
+from .base import InputError, nearest
 from .config import Project
 from .evaluation import AREAS, Verdict
 from .periods import finished, read_env
@@ -102,7 +102,7 @@ def period_rows(
 
 # %% ../../notebooks/lib/84_subjects.ipynb #1da339c5
 def file_rows(project: Project, file: str | Path) -> "pd.DataFrame":
-    """The rows in a file of features, with `_label` where it holds the outcome.
+    """The rows in a file of features, with outcome and groups of people where it holds them.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def file_rows(project: Project, file: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from nbops.features import _label
+    from nbops.features import GROUP, _group_sources, _groups, _label
 
     try:
         table = pd.read_parquet(file) if str(file).endswith((".parquet", ".pq")) else pd.read_csv(file)
@@ -129,11 +129,29 @@ def file_rows(project: Project, file: str | Path) -> "pd.DataFrame":
         raise InputError(f"{file} cannot be read: {error}. Allowed: a CSV or Parquet file of features.") from None
     if project.target.column in table.columns and "_label" not in table.columns:
         table = table.assign(_label=_label(project, table[project.target.column])).drop(columns=project.target.column)
+    groups = [] if project.fairness is None else [GROUP + name for name in project.fairness.columns]
+    if not set(groups) <= set(table.columns) and set(_group_sources(project)) <= set(table.columns):
+        table = table.drop(columns=[name for name in groups if name in table.columns]).join(_groups(project, table))
     if "_time" in table.columns:
         table["_time"] = pd.to_datetime(table["_time"], utc=True)
     return table
 
-# %% ../../notebooks/lib/84_subjects.ipynb #e5819949
+# %% ../../notebooks/lib/84_subjects.ipynb #2044f85c
+def _require_groups(project: Project, held: "pd.DataFrame", file: str | Path) -> None:
+    """Refuses a file that does not say who belongs to which group, where the project asks for fairness."""
+    from nbops.features import GROUP, _group_sources
+
+    asked = [] if project.fairness is None else project.fairness.columns
+    if all(GROUP + name in held.columns for name in asked):
+        return
+    absent = [name for name in _group_sources(project) if name not in held.columns]
+    others = ", ".join(f"--area {area}" for area in AREAS if area != "fairness")
+    raise InputError(
+        f"{file} has no column {absent[0]!r}{nearest(absent[0], list(held.columns))}, which `fairness` needs to tell groups "
+        f"of people apart. Add it to the file, or ask other areas only: {others}."
+    )
+
+# %% ../../notebooks/lib/84_subjects.ipynb #e0691e2f
 def run_suite(
     project: Project,
     store: str | None,
@@ -177,6 +195,8 @@ def run_suite(
         )
     period = period or own or "all"
     learned, held = (None, file_rows(project, data)) if data else period_rows(project, home, period, seed=seed)
+    if data and "fairness" in areas:
+        _require_groups(project, held, data)
     until = subject.version.trained_until if subject.version else None
     if until and "_time" in held.columns and len(held) and held["_time"].min().isoformat() <= until:
         raise InputError(

@@ -176,6 +176,8 @@ def in_one_line(verdict: Verdict) -> str:
     failed = [one for one in verdict.checks if one.status == "fail"]
     why = "".join(f"; {one.area}: {one.detail}" for one in failed[:3])
     more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    if verdict.passed and not many["pass"]:
+        return f"nothing failed; {many['abstain']} could not be judged" if verdict.checks else "nothing was asked"
     told = f"{many['pass']} checks passed, {many['fail']} failed, {many['abstain']} abstained"
     return f"{'pass' if verdict.passed else 'fail'}: {told}{why}{more}"
 
