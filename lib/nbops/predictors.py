@@ -284,13 +284,17 @@ def _converted(
         return None, "its training rows are gone, so nothing proves that a graph would say the same", None
     try:
         content = scores_only(to_onnx(model))
-        numbers, texts = proof_blocks(rows, numeric, categorical)
-        told = ask_onnx(content, kind)(numbers, texts)
     except NotInOnnx as error:
         return None, f"the model has no form in ONNX: {error}", None
-    except Exception as error:  # whatever ONNX Runtime says of a graph that it cannot run
-        return None, f"ONNX Runtime cannot run the graph: {type(error).__name__}: {str(error)[:200]}", None
-    proof = parity(kind, told, ask_sklearn(model, kind, numeric, categorical)(numbers, texts))
+    numbers, texts = proof_blocks(rows, numeric, categorical)
+    who = "ONNX Runtime cannot run the graph"
+    try:
+        told = ask_onnx(content, kind)(numbers, texts)
+        who = "scikit-learn itself refuses a row of the proof"
+        asked = ask_sklearn(model, kind, numeric, categorical)(numbers, texts)
+    except Exception as error:  # of any kind: it is told, and scikit-learn serves
+        return None, f"{who}: {type(error).__name__}: {str(error)[:200]}", None
+    proof = parity(kind, told, asked)
     if proof["agrees"]:
         return content, "", proof
     apart = "no number" if proof["max_difference"] is None else f"{proof['max_difference']:.2g}"
