@@ -59,7 +59,8 @@ def cut_text(file: str | Path, mark: str, *, size: int = PART_BYTES) -> list[tup
     -------
     list of tuple of int
     """
-    before, base, inside, starts, wanted = 10, 0, 0, [], 0
+    before, base, inside, wanted = 10, 0, 0, 0
+    starts: list[int] = []
     usual = [ord(mark), 10, 13, 34, 0xBF]  # what a quote that opens a value follows; 0xBF ends a byte order mark
     end = os.path.getsize(file)
     with open(file, "rb") as stream:
@@ -122,14 +123,17 @@ def cut_parquet(file: str | Path, *, rows: int = PART_ROWS) -> list[tuple[int, i
 # %% ../../notebooks/lib/48_batch_scoring.ipynb #141747f3
 @dataclass(frozen=True)
 class Table:
-    """An input file: where it is, where it can be read, and its columns; `mark` separates those of a text."""
+    """An input file: where it is, where it can be read, and its columns.
+
+    `mark` separates those of a text; Parquet has none.
+    """
 
     origin: str
     file: str
     names: list[str]
     mark: str | None = None
 
-
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #46db804b
 def open_table(project: Project, path: str | Path) -> Table:
     """An input file as it can be read.
 
@@ -165,7 +169,7 @@ def open_table(project: Project, path: str | Path) -> Table:
     ((mark, *names),) = _parsed(Source(path=str(path)), [file])
     return Table(str(path), str(file), names, mark)
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #46db804b
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #7396a0e7
 BATCH_ROWS = 65_536
 
 
@@ -209,7 +213,7 @@ def read_part(
     )  # fmt: skip
     return pa.schema([(name, pa.string()) for name in columns]), iter(reader)
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #7396a0e7
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #d5e0fb73
 _TRUTH = {"true": True, "false": False, "t": True, "f": False, "1": True, "0": False}
 
 
@@ -237,7 +241,7 @@ def _values(column: "pa.Array", kind: str, name: str) -> tuple[list[Any], np.nda
     coded = column.dictionary_encode() if not pa.types.is_null(column.type) else None
     if coded is None:
         return [None], np.zeros(len(column), dtype=int)
-    found = [float(one) if isinstance(one, Decimal) else one for one in coded.dictionary.to_pylist()]
+    found: list[Any] = [float(one) if isinstance(one, Decimal) else one for one in coded.dictionary.to_pylist()]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         found = [_from_text(one, kind, name) for one in found]
     return [*found, None], coded.indices.fill_null(len(found)).to_numpy()
@@ -260,7 +264,7 @@ def _numbers(column: "pa.Array", kind: str, name: str) -> np.ndarray:
     found, places = _values(column, kind, name)
     return np.array([number(one) for one in found])[places]
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #76c751b6
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #9cbe6f93
 def batch_blocks(batch: "pa.RecordBatch", predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
     """Rows of an Arrow batch as the two blocks of a predictor.
 
@@ -290,7 +294,7 @@ def batch_blocks(batch: "pa.RecordBatch", predictor: Predictor) -> tuple[np.ndar
         texts[:, place] = np.array(words, dtype=object)[places]
     return finite(numbers), texts
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #95f62730
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #d30d2625
 @dataclass(frozen=True)
 class Job:
     """A batch as a worker knows it."""
@@ -305,7 +309,7 @@ class Job:
     keep: tuple[str, ...]
     missing: tuple[str, ...]
 
-
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #e32eb8df
 def part_file(job: Job, part: int) -> Path:
     """Where a part of a batch is written.
 
@@ -320,13 +324,7 @@ def part_file(job: Job, part: int) -> Path:
     """
     return Path(job.output) / f"part-{part:05d}.parquet"
 
-
-@functools.lru_cache(maxsize=2)
-def _predictor(form: str, expected: str, version: int, trusted: tuple[str, ...]) -> Predictor:
-    """The predictor of a form; opened once in each process."""
-    return open_predictor(form, expected, version=version, trusted=list(trusted))
-
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #6d4c39d5
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #e3d9e0f5
 def part_rows(job: Job, part: int) -> int | None:
     """The rows of a part that is complete; None if it is not there, or is of another plan.
 
@@ -349,7 +347,7 @@ def part_rows(job: Job, part: int) -> int | None:
     mine = (about.metadata or {}).get(b"nbops") == f"{job.plan}/{part}".encode()
     return int(about.num_rows) if mine else None
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #256aa79e
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #ee05deb4
 def _scored(batch: "pa.RecordBatch", job: Job, predictor: Predictor) -> "pa.Table":
     """The kept columns of a batch, and its scores."""
     import pyarrow as pa
@@ -362,6 +360,12 @@ def _scored(batch: "pa.RecordBatch", job: Job, predictor: Predictor) -> "pa.Tabl
         found["prediction"] = classes.take(pa.array(scores.argmax(axis=1)))
         return pa.table(found | {f"score:{name}": scores[:, place] for place, name in enumerate(predictor.classes)})
     return pa.table(found | {"score": scores})
+
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #acdd5a91
+@functools.lru_cache(maxsize=2)
+def _predictor(form: str, expected: str, version: int, trusted: tuple[str, ...]) -> Predictor:
+    """The predictor of a form; opened once in each process."""
+    return open_predictor(form, expected, version=version, trusted=list(trusted))
 
 
 def score_part(job: Job, part: int, table: int, start: int, stop: int) -> int:
@@ -412,7 +416,7 @@ def _write_part(job: Job, part: int, predictor: Predictor, schema: Any, batches:
     with open(partial, "rb") as written:
         os.fsync(written.fileno())
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #e3d9e0f5
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #fdd82ea9
 def _follow(parent: int) -> None:
     """Ends this process soon after its parent."""
 
@@ -437,7 +441,7 @@ def _score_here(job: Job, parts: list[tuple[int, ...]], cores: int, done: Callab
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(cores, len(parts)), context, initializer=_follow, initargs=(os.getpid(),)) as pool:
-        places = {pool.submit(score_part, job, *part): place for place, part in enumerate(parts)}  # type: ignore[arg-type]
+        places = {pool.submit(score_part, job, *part): place for place, part in enumerate(parts)}
         try:
             for future in as_completed(places):
                 done(places[future], future.result())
@@ -447,7 +451,7 @@ def _score_here(job: Job, parts: list[tuple[int, ...]], cores: int, done: Callab
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #128eee9b
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #81364395
 def find_inputs(patterns: Sequence[str], root: str | Path = ".") -> list[Path]:
     """The files that names and patterns stand for, in their order.
 
@@ -488,7 +492,7 @@ def find_inputs(patterns: Sequence[str], root: str | Path = ".") -> list[Path]:
         found += files
     return found
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #c737bb6b
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #32d942e2
 def _kept(project: Project, tables: Sequence[Table], keep: Sequence[str] | None) -> list[str]:
     """The columns that are carried along: those asked for, or the key, as far as the files have it."""
     if keep is None:
@@ -519,7 +523,7 @@ def _check_columns(tables: Sequence[Table], predictor: Predictor, keep: Sequence
                 raise InputError(f"{table.origin}: column {name!r} is of type {kind}, in {where} of type {known}; allowed: one type. "
                                  "Score the files apart, or leave it out of --keep.")  # fmt: skip
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #fdd82ea9
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #209f5593
 @contextmanager
 def _held(output: Path) -> Iterator[None]:
     """Lets one batch at a time write to a folder."""
@@ -551,7 +555,7 @@ def _same_plan(output: Path, plan: dict[str, Any]) -> None:
     for one in output.glob(".*.partial"):
         one.unlink(missing_ok=True)
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #3df6b87f
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #2f8fe4a7
 def _planned(
     tables: Sequence[Table],
     predictor: Predictor,
@@ -590,7 +594,7 @@ def _finished(job: Job, plan: dict[str, Any], facts: dict[str, Any]) -> dict[str
         total += rows
     return {name: plan[name] for name in plan if name != "parts"} | facts | {"rows": total, "parts": files}
 
-# %% ../../notebooks/lib/48_batch_scoring.ipynb #2feb7645
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #899b4193
 def _jobs(
     project: Project, store: Path, version: Version, inputs: Sequence[str | Path], output: Path, *, keep: Sequence[str] | None,
     missing: Sequence[str] | None, rows: int, size: int, released: bool,
@@ -607,7 +611,7 @@ def _jobs(
     where = (str(form.resolve()), expected, version.version, trusted, tables, str(output), digest(plan))
     return Job(*where, tuple(kept), tuple(marks)), plan, predictor
 
-
+# %% ../../notebooks/lib/48_batch_scoring.ipynb #f7fc76cd
 def score_files(
     project: Project, store: str | Path, version: Version, inputs: Sequence[str | Path], output: str | Path, *,
     keep: Sequence[str] | None = None, missing: Sequence[str] | None = None, rows: int = PART_ROWS, size: int = PART_BYTES,

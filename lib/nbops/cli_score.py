@@ -20,32 +20,34 @@ def _progress(done: int, parts: int, rows: int) -> None:
         click.echo(f"\r{done} of {parts} parts, {rows:,} rows now ", err=True, nl=done == parts)
 
 
+def _said(found: dict[str, Any], seconds: float) -> str:
+    """What was scored, in one line."""
+    through = "ONNX" if found["serving"] == "onnx" else f"scikit-learn: {found['why_not_onnx']}"
+    rows, version = found["rows"], found["model"]["version"]
+    return f"{rows:,} rows scored by v{version} ({through}), {found['scored_now']:,} of them now in {seconds:.1f} s"
+
+# %% ../../notebooks/lib/87_cli_score.ipynb #91cc7a15
+def _score_options(command: Any) -> Any:
+    """The options of `nbops score`; the first in the list comes first in the help."""
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("--input", {"multiple": True, "required": True, "metavar": "FILES", "help": "A file or a pattern: Parquet, CSV. Repeatable."}),
+        ("--output", {"required": True, "metavar": "DIR", "help": "A new folder, or the one of a batch that was stopped."}),
+        ("--model", {"default": "champion", "show_default": True, "metavar": "MODEL", "help": "champion, or a released version (v2)."}),
+        ("--keep", {"multiple": True, "metavar": "COLUMN", "help": "Carry a column along (default: the key). Repeatable."}),
+        ("--missing", {"multiple": True, "metavar": "TEXT", "help": "Means no value in a CSV (default: as project.yaml says)."}),
+        ("--cores", {"type": click.IntRange(1), "help": "Processes (default: all cores)."}),
+    ]  # fmt: skip
+    for name, how in reversed(told):
+        command = click.option(name, **how)(command)
+    return command
+
+# %% ../../notebooks/lib/87_cli_score.ipynb #0fc17caf
 @click.command()
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    required=True,
-    metavar="FILES",
-    help="A file or a pattern: Parquet, CSV. Repeatable.",
-)
-@click.option("--output", required=True, metavar="DIR", help="A new folder, or the one of a batch that was stopped.")
-@click.option(
-    "--model", default="champion", show_default=True, metavar="MODEL", help="champion, or a released version (v2)."
-)
-@click.option("--keep", multiple=True, metavar="COLUMN", help="Carry a column along (default: the key). Repeatable.")
-@click.option(
-    "--missing",
-    multiple=True,
-    metavar="TEXT",
-    help="Stands for a missing value in a CSV (default: as project.yaml says).",
-)
-@click.option("--cores", type=click.IntRange(1), help="Processes (default: all cores).")
+@_score_options
 @_options
 def score(
-    inputs: tuple[str, ...], output: str, model: str, keep: tuple[str, ...], missing: tuple[str, ...], cores: int | None,
-    store: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    *, store: str | None, as_json: bool, output: str, model: str, cores: int | None, **told: tuple[str, ...]
+) -> None:
     """Score files of rows, larger than memory if need be.
 
     Killed at any moment, the same command goes on where it stopped. With compute.scheduler in project.yaml the parts are scored by
@@ -64,13 +66,10 @@ def score(
     project, begin = load_project(), time.perf_counter()
     home = project.root / read_env(project, store)["store"]
     version = find_model(project, home, model)
-    how: dict[str, Any] = {"keep": keep or None, "missing": missing or None, "cores": cores}
+    how: dict[str, Any] = {"keep": told["keep"] or None, "missing": told["missing"] or None, "cores": cores}
+    how["tell"] = None if as_json else _progress
     with open_cluster(project) as cluster:
-        files = find_inputs(inputs)
-        found = score_files(
-            project, home, version, files, output, **how, cluster=cluster, tell=None if as_json else _progress
-        )
+        found = score_files(project, home, version, find_inputs(told["input"]), output, **how, cluster=cluster)
     seconds = time.perf_counter() - begin
-    through = "ONNX" if found["serving"] == "onnx" else f"scikit-learn: {found['why_not_onnx']}"
-    said = f"{found['rows']:,} rows scored by v{version.version} ({through}), {found['scored_now']:,} of them now in {seconds:.1f} s"
-    _finish({**found, "seconds": round(seconds, 2), "summary": f"{said}; see {output}/manifest.json"}, as_json)
+    summary = f"{_said(found, seconds)}; see {output}/manifest.json"
+    _finish({**found, "seconds": round(seconds, 2), "summary": summary}, as_json)

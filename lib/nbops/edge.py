@@ -55,7 +55,7 @@ def bare_source(function: Callable[..., Any]) -> str:
     return ast.unparse(node)
 
 # %% ../../notebooks/lib/38_edge.ipynb #630e1155
-_RUNNER = '''"""Scores rows: python run.py < rows.jsonl > scores.jsonl, or python run.py --check. Needs onnxruntime and numpy."""
+_TOP = '''"""Scores rows: python run.py < rows.jsonl > scores.jsonl, or python run.py --check. Needs onnxruntime and numpy."""
 import hashlib
 import json
 import math
@@ -82,7 +82,10 @@ def open_model():
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 SESSION = open_model()
+'''
 
+# %% ../../notebooks/lib/38_edge.ipynb #b21b7a3c
+_BODY = '''
 def score(rows):
     """A number for each row (binary: the chance of `positive`), or a list with a chance for each of `classes`."""
     for place, row in enumerate(rows):
@@ -113,7 +116,7 @@ if __name__ == "__main__":
         sys.exit(str(error))
 '''
 
-# %% ../../notebooks/lib/38_edge.ipynb #b1da2fa5
+# %% ../../notebooks/lib/38_edge.ipynb #7b355f31
 def runner() -> str:
     """The source of run.py: at most sixty lines of code, for onnxruntime and numpy.
 
@@ -122,11 +125,11 @@ def runner() -> str:
     str
     """
     parts = {"number": bare_source(values.number), "text": bare_source(values.text)}
-    return _RUNNER.format(large=values.TOO_LARGE, missing=values.MISSING, **parts)
+    return (_TOP + _BODY).format(large=values.TOO_LARGE, missing=values.MISSING, **parts)
 
-# %% ../../notebooks/lib/38_edge.ipynb #c64ff2ff
+# %% ../../notebooks/lib/38_edge.ipynb #9a4a9672
 def proof_rows(rows: "pd.DataFrame", columns: list[str], *, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows for a proof, as JSON has them: each column shuffled by itself, so no line is a real one.
+    """Rows for a proof: each column shuffled by itself, so no line is a real one.
 
     Parameters
     ----------
@@ -145,7 +148,7 @@ def proof_rows(rows: "pd.DataFrame", columns: list[str], *, count: int, seed: in
     shuffled = [[_plain(one) for one in rows[name].iloc[rng.permutation(len(rows))[:count]]] for name in columns]
     return [dict(zip(columns, line, strict=True)) for line in zip(*shuffled, strict=True)]
 
-# %% ../../notebooks/lib/38_edge.ipynb #4d4381a4
+# %% ../../notebooks/lib/38_edge.ipynb #4909ae89
 def edge_contract(project: Project, about: dict[str, Any]) -> str:
     """The contract of the rows that a model takes, as YAML.
 
@@ -175,7 +178,7 @@ def edge_contract(project: Project, about: dict[str, Any]) -> str:
             "status": "active", "schema": [{"name": "rows", "properties": properties}]}  # fmt: skip
     return yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
 
-# %% ../../notebooks/lib/38_edge.ipynb #6edfb271
+# %% ../../notebooks/lib/38_edge.ipynb #54be4288
 def _features(project: Project, form: Path) -> dict[str, Any]:
     """What form.json says, if the form is a graph."""
     about = json.loads((form / "form.json").read_bytes())
@@ -213,7 +216,7 @@ def _checked(folder: Path) -> str:
         )
     return found.stdout.strip()
 
-# %% ../../notebooks/lib/38_edge.ipynb #54be4288
+# %% ../../notebooks/lib/38_edge.ipynb #092318ee
 def build_edge(
     project: Project, store: str | Path, version: Version, output: str | Path, *, rows: int = 1000,
     table: "pd.DataFrame | None" = None, released: bool = True,
