@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from .config import PRIMARY, Project
 from .evaluation import metrics
-from .features import TOO_LARGE
 from .ledger import records, report_folder
 from .registry import Version
 from .scoring import read_scores
 from .sources import write_complete, write_text
+from .values import TOO_LARGE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,9 @@ import numpy as np
 from .base import InputError, nearest
 from .config import Family, Project
 from .families import make_model
-from .features import TOO_LARGE, feature_columns, model_input
+from .features import feature_columns, model_input
 from .folds import group_codes
+from .values import TOO_LARGE
 
 if TYPE_CHECKING:
     import pandas as pd
