@@ -319,6 +319,25 @@ def _sentence(verdict: dict[str, Any] | None, missing: list[str], given: list[st
     return "all checks passed" + (f", approved by {' and '.join(given)}" if given else "")
 
 # %% ../../notebooks/lib/31_approvals.ipynb #5efd1569
+def _approvers(
+    project: Project, store: str | Path, asked: dict[str, Any], found: dict[str, Any] | None, version: int, model: str
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The roles of each person whose approval counts, and why others do not."""
+    able: dict[str, list[str]] = {}
+    void, wrote = [], authors(project, store, model)
+    for one, reason in _statements(project, store, "approval", version, model):
+        person, said = one["payload"]["person"], one["payload"]["verdict"]
+        if reason is None and found and said != found["id"]:
+            reason = f"{person} approved another verdict ({said[:12]}); approve again"
+        if reason is None and person in wrote:
+            reason = f"{person} made this model; somebody else must approve it"
+        if reason:
+            void.append(f"record {one['seq']}: {reason}")
+        else:
+            able[person] = asked["people"].get(person, {}).get("roles", [])
+    return able, void
+
+# %% ../../notebooks/lib/31_approvals.ipynb #b43562c8
 def standing(
     project: Project,
     store: str | Path,
@@ -340,34 +359,42 @@ def standing(
     verdict : str, optional
         Digest of the verdict that it is held against; the newest if not given.
     asked : dict, optional
-        The rules that it is held against; those of the project if not given.
+        The rules that it is held against. If not given, those of the project, or those when the version was made if they
+        ask for more people: who loosens rules does not free what was made under the old ones.
 
     Returns
     -------
     Standing
     """
-    asked = asked or rules(project)
     found = find_verdict(project, store, model, verdict=verdict)
-    needed = [] if is_free(asked, found) else [one["role"] for one in asked["approvals"] for _ in range(one["count"])]
-    able, void, wrote = {}, [], authors(project, store, model)
-    for one, reason in _statements(project, store, "approval", version, model):
-        person, said = one["payload"]["person"], one["payload"]["verdict"]
-        if reason is None and found and said != found["id"]:
-            reason = f"{person} approved another verdict ({said[:12]}); approve again"
-        if reason is None and person in wrote:
-            reason = f"{person} made this model; somebody else must approve it"
-        if reason:
-            void.append(f"record {one['seq']}: {reason}")
-        else:
-            able[person] = asked["people"].get(person, {}).get("roles", [])
+    both = [asked] if asked else [rules(project), _rules_when_made(project, store, version, model)]
+    asked = max(both, key=lambda one: len(_needed(one, found)))
+    needed = _needed(asked, found)
+    able, void = _approvers(project, store, asked, found, version, model)
     filled = match_roles(needed, able)
     missing = [role for position, role in enumerate(needed) if position not in filled]
     shut = [one for one, reason in _statements(project, store, "rejection", version, model) if reason is None]
     closed = _closing(shut[-1]) if shut else None
     facts = {"version": version, "digest": model, "needed": needed, "missing": missing, "void": void, "closed": closed}
     why = _sentence(found, missing, list(able), closed)
+    if missing and asked is not both[0]:
+        why += " (the rules when it was made ask for it; train again for a version under the rules of now)"
     passed, number = bool(found and found["passed"]), found["id"] if found else None
     return Standing(**facts, verdict=number, passed=passed, given=list(able), why=why)
+
+
+def _needed(asked: dict[str, Any], verdict: dict[str, Any] | None) -> list[str]:
+    """The roles that must approve, one for each person, by some rules."""
+    return [] if is_free(asked, verdict) else [one["role"] for one in asked["approvals"] for _ in range(one["count"])]
+
+
+def _rules_when_made(project: Project, store: str | Path, version: int, model: str) -> dict[str, Any]:
+    """The newest rules on record when a version was registered; those of the project if there are none."""
+    made = [one["seq"] for one in records(store, "version") if one["subject"].startswith(f"{project.name}@")
+            and (one["payload"]["version"], one["payload"]["digest"]) == (version, model)]  # fmt: skip
+    known = records(store, "policy", subject=project.name) if made else []
+    asked = next((one["payload"] for one in reversed(known) if one["seq"] < made[0]), rules(project))
+    return {**asked, "undecided": rules(project)["undecided"]}  # a waiver is meant to be given afterwards
 
 
 def _closing(one: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def _registered(client: Any, project: Project, store: str | Path, candidate: dic
         made = client.create_model_version(project.name, source, run_id=candidate["run_id"], model_id=known, **facts)
         return int(made.version)
 
-# %% ../../notebooks/lib/32_registry.ipynb #054826ee
+# %% ../../notebooks/lib/32_registry.ipynb #0e7f0b63
 def register(project: Project, store: str | Path, candidate: dict[str, Any], *, period: str) -> Version:
     """The registered version of a candidate; made if it is not there.
 
@@ -126,7 +126,7 @@ def register(project: Project, store: str | Path, candidate: dict[str, Any], *, 
     record(store, "version", subject=f"{project.name}@{period}", payload=version.model_dump())
     return version
 
-# %% ../../notebooks/lib/32_registry.ipynb #f47d837d
+# %% ../../notebooks/lib/32_registry.ipynb #036e39b4
 def releases(project: Project, store: str | Path) -> list[dict[str, Any]]:
     """Every promotion and rollback, in the order in which they take effect.
 
@@ -144,7 +144,7 @@ def releases(project: Project, store: str | Path) -> list[dict[str, Any]]:
     mine = [one for one in found if one["subject"].startswith(f"{project.name}@")]
     return sorted(mine, key=lambda one: (one["payload"]["period"], one["seq"]))
 
-# %% ../../notebooks/lib/32_registry.ipynb #56193ad5
+# %% ../../notebooks/lib/32_registry.ipynb #0017b8ca
 def promotions(project: Project, store: str | Path) -> list[dict[str, Any]]:
     """The releases in force, one per period (the newest record counts), in period order.
 
@@ -160,7 +160,7 @@ def promotions(project: Project, store: str | Path) -> list[dict[str, Any]]:
     """
     return list({one["payload"]["period"]: one["payload"] for one in releases(project, store)}.values())
 
-# %% ../../notebooks/lib/32_registry.ipynb #00bafb0b
+# %% ../../notebooks/lib/32_registry.ipynb #843a107c
 def champion_before(project: Project, store: str | Path, period: str) -> Version | None:
     """The champion that serves in a period: the newest promotion of an earlier period.
 
@@ -178,7 +178,7 @@ def champion_before(project: Project, store: str | Path, period: str) -> Version
     earlier = [one for one in promotions(project, store) if one["period"] < period]
     return find_version(project, store, earlier[-1]["version"]) if earlier else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #ec8a8ede
+# %% ../../notebooks/lib/32_registry.ipynb #53b8251a
 def champion_now(project: Project, store: str | Path, *, at: str | None = None) -> Version | None:
     """The champion: the version that the newest release names.
 
@@ -196,7 +196,7 @@ def champion_now(project: Project, store: str | Path, *, at: str | None = None) 
     known = [one for one in releases(project, store) if at is None or one["time"] <= at]
     return find_version(project, store, known[-1]["payload"]["version"]) if known else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #789adc3f
+# %% ../../notebooks/lib/32_registry.ipynb #8ff3aaf1
 def champion_after(project: Project, store: str | Path, period: str) -> Version | None:
     """The champion that a period leaves behind: the newest release of it or of an earlier one.
 
@@ -213,7 +213,7 @@ def champion_after(project: Project, store: str | Path, period: str) -> Version 
     known = [one for one in promotions(project, store) if one["period"] <= period]
     return find_version(project, store, known[-1]["version"]) if known else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #6ca3c19f
+# %% ../../notebooks/lib/32_registry.ipynb #6c892d44
 def first_before(project: Project, store: str | Path, period: str) -> Version | None:
     """The first champion ever, if it was released before the period.
 
@@ -230,7 +230,7 @@ def first_before(project: Project, store: str | Path, period: str) -> Version | 
     earlier = [one for one in promotions(project, store) if one["period"] < period]
     return find_version(project, store, earlier[0]["version"]) if earlier else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #6809e2fe
+# %% ../../notebooks/lib/32_registry.ipynb #e5907a5f
 def stamp(version: Version | None) -> str:
     """A version as a parameter, for example 'v2:0f3a91c04d5e'; 'nothing' for no champion.
 
@@ -244,7 +244,7 @@ def stamp(version: Version | None) -> str:
     """
     return f"v{version.version}:{version.digest[:12]}" if version else "nothing"
 
-# %% ../../notebooks/lib/32_registry.ipynb #f787f542
+# %% ../../notebooks/lib/32_registry.ipynb #6809e2fe
 def read_stamp(project: Project, store: str | Path, text: str, *, period: str) -> Version | None:
     """The version that a parameter stands for.
 
@@ -274,7 +274,7 @@ def read_stamp(project: Project, store: str | Path, text: str, *, period: str) -
         )
     return known.get(text)
 
-# %% ../../notebooks/lib/32_registry.ipynb #afc06dd3
+# %% ../../notebooks/lib/32_registry.ipynb #b3fb230a
 def _flaw(project: Project, store: str | Path, version: Version, one: dict[str, Any], promoted: bool) -> str | None:
     """What is wrong with a release of a version, or None."""
     said, asked = one["payload"], rules_at(project, store, one["seq"])
@@ -291,7 +291,7 @@ def _flaw(project: Project, store: str | Path, version: Version, one: dict[str, 
     )
     return None if state.passed and not state.missing else state.why
 
-# %% ../../notebooks/lib/32_registry.ipynb #de49b96d
+# %% ../../notebooks/lib/32_registry.ipynb #afc06dd3
 def check_release(project: Project, store: str | Path, version: Version) -> None:
     """Refuses a version that was never released, or whose release is not backed by the ledger.
 
@@ -319,7 +319,7 @@ def check_release(project: Project, store: str | Path, version: Version) -> None
             raise Refused(f"record {one['seq']} of the ledger makes version {version.version} champion, but {flaw}. It is not "
                           "loaded. If somebody forged the record, restore the ledger; else approve the version, or roll back.")  # fmt: skip
 
-# %% ../../notebooks/lib/32_registry.ipynb #7a1cc6c7
+# %% ../../notebooks/lib/32_registry.ipynb #d65926c5
 def check_evidence(project: Project, store: str | Path, version: Version, *, released: bool = True) -> None:
     """Refuses a version that the ledger does not back.
 
@@ -347,7 +347,7 @@ def check_evidence(project: Project, store: str | Path, version: Version, *, rel
     if released:
         check_release(project, store, version)
 
-# %% ../../notebooks/lib/32_registry.ipynb #6c655d18
+# %% ../../notebooks/lib/32_registry.ipynb #7d8c471c
 def model_file(project: Project, store: str | Path, version: Version) -> Path:
     """The file of a version's model, after its digest was compared with the registered one.
 
@@ -382,7 +382,7 @@ def model_file(project: Project, store: str | Path, version: Version) -> Path:
         )
     return file
 
-# %% ../../notebooks/lib/32_registry.ipynb #13067c3b
+# %% ../../notebooks/lib/32_registry.ipynb #6c655d18
 def load_version(project: Project, store: str | Path, version: Version, *, released: bool = True) -> Any:
     """The fitted model of a version, after its evidence was checked.
 
@@ -408,7 +408,7 @@ def load_version(project: Project, store: str | Path, version: Version, *, relea
     check_evidence(project, store, version, released=released)
     return load_model(model_file(project, store, version), trusted=trusted_types(project))
 
-# %% ../../notebooks/lib/32_registry.ipynb #b4cb7b61
+# %% ../../notebooks/lib/32_registry.ipynb #ca077eb1
 def onnx_form(project: Project, store: str | Path, version: Version) -> tuple[bool, str]:
     """Whether a version's ONNX form was shown to answer as its model, and in which words.
 
@@ -429,7 +429,7 @@ def onnx_form(project: Project, store: str | Path, version: Version) -> tuple[bo
         return False, "the ONNX form was not compared with the model"
     return found[-1].get("status") == "pass", str(found[-1].get("detail", ""))
 
-# %% ../../notebooks/lib/32_registry.ipynb #db68902d
+# %% ../../notebooks/lib/32_registry.ipynb #fafa9bd2
 def challenger_now(project: Project, store: str | Path) -> Version | None:
     """The newest version, if it was never released.
 
@@ -446,7 +446,7 @@ def challenger_now(project: Project, store: str | Path) -> Version | None:
     known = {one["payload"]["version"] for one in releases(project, store)}
     return newest[0] if newest and newest[0].version not in known else None
 
-# %% ../../notebooks/lib/32_registry.ipynb #862e3d6c
+# %% ../../notebooks/lib/32_registry.ipynb #db68902d
 def find_model(project: Project, store: str | Path, name: str) -> Version:
     """The version that a name stands for.
 

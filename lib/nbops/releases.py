@@ -263,6 +263,8 @@ def _settle(project: Project, store: str | Path, version: Version, period: str) 
     state = standing(project, store, version=version.version, model=version.digest)
     done = _promoted(project, store, version, period)
     why = done if done not in (None, "released") else state.why
+    if done == "released" and not state.complete:
+        why = f"it was released by the rules of then; by those of now, {state.why}"
     if done is None and state.complete:
         _write_promotion(project, store, version, state, period)
         done = "released"
