@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store import forge, judge, make_version, toy
-from nbops import approvals, ledger, registry, releases
+from nbops import approvals, ledger, registry, releases, tracking
 from nbops.approvals import Refused
 from nbops.base import InputError
 from nbops.signing import make_key
@@ -91,6 +91,42 @@ def test_auto_with_high_risk_waits_and_with_low_risk_does_not(store):
     done, state, why = releases.settle(toy(store, release={"risk": "high"}), store, version, period="2024-02")
     assert not done and state.missing == ["any"] and "anybody but the author" in why
     assert releases.settle(toy(store), store, version, period="2024-02")[0]
+
+
+def test_loosening_the_rules_frees_nothing_that_was_made_under_the_old_ones(store, act):
+    strict = toy(store, release={"policy": "human"})
+    act("ci", approvals.note_rules, strict, store)
+    version = act("ci", make_version, strict, store, "2024-03")
+    assert act("ci", releases.settle, strict, store, version, period="2024-03")[1].missing == ["any"]
+    with pytest.raises(Refused, match="the rules when it was made ask for it"):
+        act("eve", releases.promote, toy(store), store, version.version)
+    assert ledger.records(store, "policy")[-1]["actor"] == "eve" and champion(toy(store), store) == 1
+    assert act("bob", releases.approve, strict, store, version.version)["released"]
+
+
+def test_a_swapped_file_is_neither_approved_nor_promoted_nor_gone_back_to(store, act):
+    project = toy(store)
+    act("ci", releases.promote, project, store, 2)
+    first, second = (registry.find_version(project, store, number) for number in (1, 2))
+    shutil.copy(
+        tracking.fetch_model(project, store, second.model_uri), tracking.fetch_model(project, store, first.model_uri)
+    )
+    with pytest.raises(Refused, match="was changed after registration"):
+        releases.rollback(project, store)
+    assert champion(project, store) == 2
+    third = act("ci", make_version, toy(store, release={"policy": "human"}), store, "2024-03")
+    tracking.fetch_model(project, store, third.model_uri).write_bytes(b"PK")
+    for work in (releases.approve, releases.promote):
+        with pytest.raises(Refused, match="cannot be read"):
+            act("bob", work, project, store, third.version)
+
+
+def test_an_alias_moved_by_hand_is_told(store):
+    project = toy(store)
+    tracking.open_tracking(project, store).MlflowClient().set_registered_model_alias(project.name, "champion", "2")
+    assert releases.moved_aliases(project, store) == {"champion": 2}
+    releases.mirror(project, store)
+    assert releases.moved_aliases(project, store) == {}
 
 
 def judge_fairness(project, store, version, status):

@@ -407,6 +407,7 @@ def test_a_card_from_a_ledger_on_postgresql_is_the_card_from_sqlite(tmp_path, po
 def test_missing_evidence_is_named_with_what_provides_it(copied):
     store = copied / "store"
     shutil.rmtree(store / "products")
+    shutil.rmtree(store / "evidence")
     (store / "mlflow.db").unlink()
     card = model_card(load_project(copied), store, 1)
     told = "\n".join(card.missing)
@@ -431,6 +432,18 @@ def test_products_of_another_model_are_not_shown(tmp_path):
     card = model_card(project, store, 1)
     assert not card.section("explanations").figures
     assert "was run again since" in str(card.section("limits").facts)
+
+
+@pytest.mark.slow
+def test_a_card_keeps_what_it_rests_on(tmp_path):
+    project, store = registered(tmp_path)
+    note_card(store, gather(project, store, 1))
+    write_json({"candidate": {"digest": "00" * 32}}, store / "products/all/70_train/candidate.json")
+    (store / "products/all/80_evaluate/explanations.parquet").unlink()
+    card = model_card(project, store, 1)
+    assert card.section("explanations").figures and card.problems == []
+    shutil.rmtree(store / "evidence")
+    assert any("is gone; record" in one for one in model_card(project, store, 1).problems)
 
 
 @pytest.mark.slow

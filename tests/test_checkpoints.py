@@ -304,6 +304,15 @@ def test_every_run_is_a_record_and_nothing_to_do_is_none(project, keys):
     call(project, "run", "--period", "2024-01")
     assert kinds(project) == ["start", "run", "checkpoint"]
     assert "nobody vouches" not in call(project, "audit", "verify")[1]
+    kept = project / "kept.jsonl"
+    shutil.copytree(project / "store", project / "whole")
+    (project / "store" / checkpoints.FILE).rename(kept)
+    forge(project / "store", lambda rows: rows.pop())
+    code, said = call(project, "audit", "verify")
+    assert code == 1 and "NOT PROVEN" in said
+    assert call(project, "audit", "verify", "--checkpoints", str(kept))[0] == 0
+    shutil.rmtree(project / "store")
+    (project / "whole").rename(project / "store")
 
     Path(project / "contract.yaml").rename(project / "kept.yaml")  # refused before it begins: nothing happened
     assert call(project, "run", "--period", "2024-01", "--force")[0] == 2 and len(kinds(project)) == 3

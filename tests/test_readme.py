@@ -56,6 +56,8 @@ RUN_BY = {
     ".venv/bin/nbops compliance champion --html ai.html": "test_cards.py::def test_commands_write_pages_and_answer_as_data",
     ".venv/bin/nbops audit verify": "test_checkpoints.py::def test_the_commands_one_after_the_other",
     ".venv/bin/nbops search --trials 40": "test_loop.py::def test_search_goes_on",
+    ".venv/bin/nbops score --input rows.parquet --output scores": "test_batch_scoring.py::def test_the_commands_score_and_edge_build",
+    ".venv/bin/nbops edge build --output device": "test_batch_scoring.py::def test_the_commands_score_and_edge_build",
     ".venv/bin/ploomber status": "test_readme.py::test_ploomber_reads_the_same_pipeline",
 }
 
