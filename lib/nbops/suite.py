@@ -46,8 +46,8 @@ def _explained(
 
 def _told_only(check: Check) -> Check:
     """A check without the limit that nobody asked for: its words name no limit either."""
-    found = check.detail.rsplit(", at least", 1)[0]
-    said = f"{found}; no limit is given (explanations.min_rank_correlation)" if found != check.detail else found
+    found = check.detail.partition(", at least")[0]
+    said = f"{found}; no limit is given (explanations.min_rank_correlation)"
     return check.model_copy(update={"status": "abstain", "limit": None, "detail": said})
 
 
